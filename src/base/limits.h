@@ -1,0 +1,46 @@
+/* Every limit on what a client, a peer or a file can enlarge, with the reason for its value. */
+#ifndef NEF_BASE_LIMITS_H
+#define NEF_BASE_LIMITS_H
+
+/* the region's shape */
+#define NEF_REPLICA_MAX 4u  /* two zones, and room for one that joins and one that leaves */
+#define NEF_CELL_MAX    64u /* cells of a group; 4 by default, more than cores never helps */
+#define NEF_ZONE_NAME_MAX 32u
+
+/* S3 (Amazon S3 User Guide, "Amazon S3 multipart upload limits", "Object key naming") */
+#define NEF_BUCKET_NAME_MAX   63u
+#define NEF_OBJECT_KEY_MAX    1024u
+#define NEF_USER_METADATA_MAX 2048u            /* bytes of names and values */
+#define NEF_PUT_BYTES_MAX     (5ull << 30)     /* one PUT, one part, one copy */
+#define NEF_OBJECT_BYTES_MAX  (5ull << 40)     /* a completed multipart upload */
+#define NEF_PART_BYTES_MIN    (5ull << 20)     /* every part but the last */
+#define NEF_PART_COUNT_MAX    10000u
+#define NEF_LIST_MAX          1000u
+#define NEF_DELETE_MAX        1000u            /* keys of a multi-delete */
+#define NEF_XML_BODY_MAX      (2u << 20)       /* 1,000 keys of 1,024 escaped bytes fit */
+#define NEF_HEADERS_MAX       (16u << 10)      /* S3: 8 KB of request headers; we take 16 */
+#define NEF_TARGET_MAX        (8u << 10)
+#define NEF_CHUNK_LINE_MAX    (1u << 10)       /* aws-chunked: size, extension, signature */
+#define NEF_TRAILERS_MAX      (4u << 10)
+#define NEF_BUCKET_COUNT_MAX  10000u           /* S3's default quota of buckets is 10,000 */
+#define NEF_USER_COUNT_MAX    10000u
+
+/* the data path */
+#define NEF_PIECE_BYTES       (1u << 20)       /* plaintext of a data record */
+#define NEF_INLINE_BYTES_MAX  (64u << 10)      /* an object up to this lies inside its put op */
+#define NEF_UPLOAD_PIECES_MAX 4u               /* of one upload in flight: bounds memory per upload */
+#define NEF_RECORD_BODY_MAX   (2u << 20)       /* a piece, its tag, or the largest op or checkpoint block */
+#define NEF_PROPOSAL_BYTES_MAX (3u << 20)      /* records that are appended together */
+#define NEF_PROPOSAL_RECORDS_MAX 4u
+#define NEF_PROPOSALS_MAX     4096u            /* outstanding from one process, all cells */
+#define NEF_PROPOSAL_MEMORY   (64u << 20)      /* bytes of them: the back-pressure of uploads */
+#define NEF_OUTCOMES_KEPT     8192u            /* per proposer; > NEF_PROPOSALS_MAX, so none in flight is forgotten */
+#define NEF_PROPOSERS_KEPT    32u              /* starts whose outcomes are kept per cell */
+#define NEF_MESSAGE_BYTES_MAX (4u << 20)       /* between zones: a run of log or a proposal */
+#define NEF_EPOCHS_KEPT       256u             /* entries of the table epoch -> first offset */
+
+/* configuration and admin */
+#define NEF_CONFIG_FILE_MAX   (1u << 20)
+#define NEF_ETCD_ANSWER_MAX   (1u << 20)
+
+#endif

@@ -1,0 +1,18 @@
+/* Trace: one JSON line per event, for operators. Libraries call nef_trace; only server/ and cli/ set
+ * where it goes. Fields come as (name, kind, value) so that no text is ever glued together; values are
+ * JSON-escaped. Names and values never hold plaintext of objects, object keys, or secrets.
+ *
+ *   nef_trace(NEF_TRACE_WARN, "peer_lost", "s:zone", "b", "u:epoch", (uint64_t)7, NULL);
+ *
+ * Prefixes: s: const char *, u: uint64_t, i: int64_t, e: nef_err (int). The list ends with NULL.
+ * Any thread; a line is written by one write(2). */
+#ifndef NEF_BASE_TRACE_H
+#define NEF_BASE_TRACE_H
+
+enum nef_trace_level { NEF_TRACE_DEBUG, NEF_TRACE_INFO, NEF_TRACE_WARN, NEF_TRACE_ERROR };
+
+/* fd: where lines go (default 2). who: "zone-a"; copied, 63 bytes at most. Call before threads start. */
+void nef_trace_setup(int fd, const char *who, enum nef_trace_level least);
+void nef_trace(enum nef_trace_level level, const char *event, ...) __attribute__((sentinel));
+
+#endif
