@@ -26,7 +26,7 @@ struct nef_chunked; /* opaque, heap; one thread at a time */
  * Errors: NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_chunked_new(const struct nef_sigv4 *auth,
                                        const struct nef_sigv4_key *key, uint64_t decoded_bytes,
-                                       enum nef_checksum_kind trailer,
+                                       enum nef_s3_checksum_kind trailer,
                                        struct nef_chunked **out_chunked);
 void nef_chunked_free(struct nef_chunked *c); /* NULL is fine */
 
@@ -44,7 +44,7 @@ NEF_MUST_CHECK nef_err nef_chunked_step(struct nef_chunked *c, const uint8_t *in
  * decoded size is the promised one. out_checksum: the trailer's (kind NONE if none was announced); the
  * caller compares it with what it computed. */
 NEF_MUST_CHECK nef_err nef_chunked_end(struct nef_chunked *c,
-                                       struct nef_checksum_value *out_checksum,
+                                       struct nef_s3_checksum_value *out_checksum,
                                        struct nef_s3_error *why);
 
 #endif

@@ -22,14 +22,14 @@ NEF_MUST_CHECK nef_err nef_s3_upload_id_parse(const char *text, struct nef_id *o
 struct nef_s3_part_named {
     unsigned number;
     char etag[NEF_S3_ETAG_BYTES];       /* without quotes; "" matches nothing */
-    struct nef_checksum_value checksum; /* kind NONE: not named */
+    struct nef_s3_checksum_value checksum; /* kind NONE: not named */
 };
 /* A part as it is stored. */
 struct nef_s3_part_stored {
     unsigned number;
     uint64_t bytes;
     uint8_t md5[16];
-    struct nef_checksum_value checksum;
+    struct nef_s3_checksum_value checksum;
 };
 
 /* Checks NAMED against STORED (ascending by number): order (InvalidPartOrder), existence, ETag and checksum

@@ -109,11 +109,11 @@ struct nef_s3_request {
     int64_t decoded_content_bytes; /* x-amz-decoded-content-length, -1: absent */
     bool has_content_md5;
     uint8_t content_md5[16];
-    struct nef_checksum_value checksum;       /* x-amz-checksum-*, kind NONE: absent */
-    enum nef_checksum_kind trailer_checksum;  /* announced by x-amz-trailer */
-    enum nef_checksum_kind checksum_kind;     /* x-amz-checksum-algorithm (new uploads, copies) or
+    struct nef_s3_checksum_value checksum;       /* x-amz-checksum-*, kind NONE: absent */
+    enum nef_s3_checksum_kind trailer_checksum;  /* announced by x-amz-trailer */
+    enum nef_s3_checksum_kind checksum_kind;     /* x-amz-checksum-algorithm (new uploads, copies) or
                                                  x-amz-sdk-checksum-algorithm, else that of the two above */
-    enum nef_checksum_type checksum_type;     /* x-amz-checksum-type */
+    enum nef_s3_checksum_type checksum_type;     /* x-amz-checksum-type */
     bool checksum_mode;                       /* x-amz-checksum-mode: ENABLED */
     int64_t multipart_object_bytes;           /* x-amz-mp-object-size, -1: absent */
 

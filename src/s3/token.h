@@ -10,13 +10,12 @@
 #include "s3/error.h"
 
 struct nef_s3_token {
-    bool after_prefix; /* the listing goes on after all keys that begin with `last`, else after `last` */
     size_t last_bytes;
-    char last[NEF_OBJECT_KEY_MAX + 1]; /* last key or common prefix given, NUL-terminated */
+    char last[NEF_OBJECT_KEY_MAX + 1]; /* last key or common prefix given, NUL-terminated: go on after it */
 };
 
 /* Appends the token's text. last_bytes <= NEF_OBJECT_KEY_MAX. */
-void nef_s3_token_text(bool after_prefix, const char *last, size_t last_bytes, struct nef_buf *out);
+void nef_s3_token_text(const char *last, size_t last_bytes, struct nef_buf *out);
 /* InvalidArgument, "The continuation token provided is incorrect". */
 NEF_MUST_CHECK nef_err nef_s3_token_parse(const char *text, struct nef_s3_token *out,
                                           struct nef_s3_error *why);

@@ -77,8 +77,8 @@ struct nef_s3_xml_object {
     int64_t modified_ms;
     uint64_t bytes;
     const char *etag; /* without quotes */
-    enum nef_checksum_kind checksum_kind;
-    enum nef_checksum_type checksum_type;
+    enum nef_s3_checksum_kind checksum_kind;
+    enum nef_s3_checksum_type checksum_type;
 };
 /* What a listing was asked and found. */
 struct nef_s3_xml_listing {
@@ -113,8 +113,8 @@ struct nef_s3_xml_upload {
     bool is_prefix;
     const char *upload_id;
     int64_t initiated_ms;
-    enum nef_checksum_kind checksum_kind;
-    enum nef_checksum_type checksum_type;
+    enum nef_s3_checksum_kind checksum_kind;
+    enum nef_s3_checksum_type checksum_type;
 };
 struct nef_s3_xml_uploads {
     const char *bucket;
@@ -138,7 +138,7 @@ struct nef_s3_xml_part {
     int64_t modified_ms;
     uint64_t bytes;
     const char *etag;
-    struct nef_checksum_value checksum;
+    struct nef_s3_checksum_value checksum;
 };
 struct nef_s3_xml_parts {
     const char *bucket;
@@ -149,8 +149,8 @@ struct nef_s3_xml_parts {
     unsigned marker, next_marker, max;
     bool truncated;
     const struct nef_s3_owner *owner;
-    enum nef_checksum_kind checksum_kind;
-    enum nef_checksum_type checksum_type;
+    enum nef_s3_checksum_kind checksum_kind;
+    enum nef_s3_checksum_type checksum_type;
     const struct nef_s3_xml_part *parts;
     size_t part_count;
 };
@@ -161,11 +161,11 @@ void nef_s3_xml_initiate(struct nef_buf *out, const char *bucket, const char *ob
 /* location: the object's URL. */
 void nef_s3_xml_complete(struct nef_buf *out, const char *location, const char *bucket,
                          const char *object_key, size_t object_key_bytes, const char *etag,
-                         const struct nef_checksum_value *checksum);
+                         const struct nef_s3_checksum_value *checksum);
 void nef_s3_xml_copy_object(struct nef_buf *out, const char *etag, int64_t modified_ms,
-                            const struct nef_checksum_value *checksum);
+                            const struct nef_s3_checksum_value *checksum);
 void nef_s3_xml_copy_part(struct nef_buf *out, const char *etag, int64_t modified_ms,
-                          const struct nef_checksum_value *checksum);
+                          const struct nef_s3_checksum_value *checksum);
 
 /* Outcome of one key of a multi-delete. */
 struct nef_s3_xml_deleted {
