@@ -51,21 +51,25 @@ bool nef_runtime_room(struct nef_runtime *rt, void (*wake)(void *context), void 
 
 /* ---- reading (R4, R5) ---- */
 
+/* One read. Zero it when the request arrives and pass the same struct to every call of that request: it
+ * keeps the bounds that were noted on arrival, so that a key (or a listing) under constant writes doesn't
+ * wait for ever. */
 struct nef_read {
-    uint64_t epoch; /* of the configuration under which the read was allowed */
+    uint64_t epoch; /* of the configuration under which the bounds were noted; 0: not noted yet */
+    uint64_t bounds[NEF_CELL_MAX];
 };
 
 /* May a read of the key with TAG in CELL look at the index now? NEF_OK: yes. NEF_E_AGAIN: not yet; `wake`
  * is called once when it is worth calling again (an op was applied, a lease came, or the hold time ran
  * out). NEF_E_UNAVAILABLE: this zone can't answer reads and has not been able to for request_hold.
- * first_ms: nef_now_ms of the request's first try, for the hold. */
+ * first_ns: nef_now_ns of the request's first try, for the hold. */
 NEF_MUST_CHECK nef_err nef_runtime_read(struct nef_runtime *rt, uint32_t cell, const uint8_t tag[16],
-                                        uint64_t first_ns, struct nef_read *out_read,
+                                        uint64_t first_ns, struct nef_read *read,
                                         void (*wake)(void *context), void *context);
 /* A listing, or a bucket look-up (tag NULL touches every op) over all cells (cell_count of them from 0), or
  * only cell 0 with nef_runtime_read(rt, 0, NULL, ...). */
 NEF_MUST_CHECK nef_err nef_runtime_read_all(struct nef_runtime *rt, uint64_t first_ns,
-                                            struct nef_read *out_read, void (*wake)(void *context),
+                                            struct nef_read *read, void (*wake)(void *context),
                                             void *context);
 /* After the look-up: was the lease still good? NEF_OK, or NEF_E_AGAIN: throw the answer away and read again. */
 NEF_MUST_CHECK nef_err nef_runtime_read_done(struct nef_runtime *rt, const struct nef_read *read);
