@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# run.sh [unit|sim|system ...]: the suites that decide whether a change may land, all of them by default.
+#
+#   unit    cmocka, built with AddressSanitizer and UndefinedBehaviorSanitizer (build-asan/)
+#   sim     2,000 seeds of the simulator (build/)
+#   system  a real region with real clients (tests/system, pytest)
+#
+# `make test` builds first. Each suite runs under a time limit, so that a hang is a failure with a name. A suite
+# that ran no test is a failure too. The last line is `N passed, N failed`; the exit status is 0 only when
+# nothing failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+suites=("$@")
+[ ${#suites[@]} -gt 0 ] || suites=(unit sim system)
+out=build/test-results
+mkdir -p $out
+passed=0
+failed=0
+
+# count SUITE PASSED FAILED STATUS: adds up; a status without a counted failure, or no test at all, is one failure.
+count() {
+    local suite=$1 p=$2 f=$3 status=$4
+    if [ "$status" -ne 0 ] && [ "$f" -eq 0 ]; then
+        if [ "$status" -eq 124 ]; then echo "$suite: ran into its time limit"; else echo "$suite: exit status $status"; fi
+        f=1
+    elif [ $((p + f)) -eq 0 ]; then
+        echo "$suite: no test ran"
+        f=1
+    fi
+    passed=$((passed + p))
+    failed=$((failed + f))
+    echo "== $suite: $p passed, $f failed"
+}
+
+unit() {
+    local status=0 p f
+    rm -f build-asan/meson-logs/testlog.json
+    ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+        timeout -k 10 240 meson test -C build-asan --no-rebuild --print-errorlogs || status=$?
+    read -r p f < <(tests/lib/count.py meson build-asan/meson-logs/testlog.json)
+    count unit "${p:-0}" "${f:-0}" $status
+}
+
+sim() {
+    local status=0 p f
+    timeout -k 10 240 build/tests/sim/nef_sim --seeds 1-2000 >$out/sim.txt 2>&1 || status=$?
+    tail -n 5 $out/sim.txt
+    [ $status -eq 0 ] || { echo "sim: the whole output is in $out/sim.txt"; head -n 60 $out/sim.txt; }
+    read -r p f < <(tests/lib/count.py sim $out/sim.txt $status)
+    count sim "${p:-0}" "${f:-0}" $status
+}
+
+system() {
+    local status=0 p f python=python3
+    [ -x build-venv/bin/python ] && python=build-venv/bin/python
+    # Debian's pytest and boto3 belong to Debian's Python; a python3 found first on PATH may be another.
+    $python -c 'import pytest, boto3' 2>/dev/null || python=/usr/bin/python3
+    rm -f $out/system.xml
+    timeout -k 30 420 $python -m pytest -q -p no:cacheprovider --junitxml=$out/system.xml tests/system || status=$?
+    read -r p f < <(tests/lib/count.py junit $out/system.xml)
+    count system "${p:-0}" "${f:-0}" $status
+}
+
+for suite in "${suites[@]}"; do
+    case $suite in
+    unit | sim | system)
+        started=$SECONDS
+        echo "== $suite"
+        $suite
+        echo "== $suite took $((SECONDS - started)) s"
+        ;;
+    *)
+        echo "run.sh: unknown suite '$suite'" >&2
+        exit 2
+        ;;
+    esac
+done
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

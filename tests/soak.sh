@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# soak.sh: the long checks, each with its own time limit; hours, not minutes. `make soak` builds first.
+# Last line as in run.sh: `N passed, N failed`, counted in checks.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+seeds=${SOAK_SEEDS:-100000}
+out=build/soak-results
+mkdir -p $out
+passed=0
+failed=0
+
+# check NAME SECONDS COMMAND...: its output goes to a file, the tail of it is shown when it fails.
+check() {
+    local name=$1 limit=$2 started=$SECONDS status=0
+    shift 2
+    timeout -k 30 "$limit" "$@" >"$out/$name.txt" 2>&1 || status=$?
+    if [ $status -eq 0 ]; then
+        passed=$((passed + 1))
+        echo "ok      $name ($((SECONDS - started)) s)"
+    else
+        failed=$((failed + 1))
+        echo "FAILED  $name (status $status, $((SECONDS - started)) s, $out/$name.txt)"
+        tail -n 30 "$out/$name.txt"
+    fi
+}
+
+export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export TSAN_OPTIONS=halt_on_error=1
+check units-asan 600 meson test -C build-asan --no-rebuild --print-errorlogs
+check units-clang 600 meson test -C build-clang --no-rebuild --print-errorlogs
+check units-tsan 1200 meson test -C build-tsan --no-rebuild --print-errorlogs -t 5
+check seeds 3600 build/tests/sim/nef_sim --seeds "1-$seeds"
+check mutations 7200 tests/sim/mutations.sh
+check spin 3600 tests/spin/run.sh
+# The long checker, if the system tests know that marker: random faults over a region for half an hour.
+check random-faults 5400 env NEF_SOAK=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system -m soak
+check cppcheck 1800 cppcheck --quiet --error-exitcode=1 --std=c11 --language=c -Isrc \
+    --enable=warning,portability --inline-suppr --suppress=missingIncludeSystem --suppress=unknownMacro src
+check analyzer 3600 tools/analyzer.sh
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
