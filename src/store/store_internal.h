@@ -1,0 +1,155 @@
+/* What the files of store/ share; nobody else includes it.
+ *
+ * struct nef_cell has three kinds of fields. Those of the apply thread (batch, outcomes, segment counters)
+ * are touched by nobody else. `index` may be read from any thread under index_lock held shared, which only
+ * nef_store_rebuild takes exclusively. What maintenance and apply exchange is under `lock`. Lock order:
+ * index_lock, then lock. Neither is held across a callback to the user; index_lock (shared) is held across
+ * index reads. */
+#ifndef NEF_STORE_INTERNAL_H
+#define NEF_STORE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include "base/assert.h"
+#include "store/rows.h"
+#include "store/store.h"
+
+#define NEF_FREE_PIECES_MAX  8192u /* freed by one op; the streams of what is more become orphans (S) */
+#define NEF_BATCH_RUNS_MAX   512u
+#define NEF_BATCH_BYTES_MAX  ((size_t)4 << 20)
+#define NEF_MOVES_MAX        256u  /* compaction: copies that wait for their `moved` */
+#define NEF_REPAIR_AFTER_MS  60000u /* what an interrupted create or delete of a bucket left */
+
+struct nef_segment_count {
+    uint64_t segment;
+    struct nef_row_segment row;
+    bool dirty; /* row differs from the batch's */
+};
+
+/* A body that compaction copies. from: where X named it; to: where the copy was applied (0: not yet). */
+struct nef_move {
+    struct nef_id stream;
+    uint32_t piece;
+    uint64_t from, to;
+    uint64_t started_ms; /* 0: slot is free */
+};
+
+enum nef_checkpoint_state {
+    NEF_CKPT_IDLE,
+    NEF_CKPT_BEGUN,    /* BEGIN was handed out */
+    NEF_CKPT_SNAPSHOT, /* BEGIN was applied: snapshot and begin are set */
+    NEF_CKPT_ENDING,   /* all rows were handed out; END goes once apply has seen them */
+};
+
+struct nef_applied_note { /* told to options.applied after the batch was written */
+    uint64_t proposer, number, end;
+    struct nef_outcome outcome;
+};
+
+struct nef_cell {
+    struct nef_store *store;
+    uint32_t number;
+    struct nef_log *log;
+    char *path; /* of the index */
+
+    pthread_rwlock_t index_lock; /* exclusively: only to replace `index` */
+    struct nef_index *index;
+    _Atomic uint64_t applied; /* what readers see; release after the batch was written */
+
+    /* the apply thread's */
+    struct nef_index_batch *batch;
+    size_t batch_bytes;
+    uint32_t batch_runs;
+    struct nef_row_applied at; /* as of the batch */
+    struct nef_row_region region;
+    bool has_region, totals_dirty, checkpoint_dirty;
+    struct nef_row_totals totals;
+    struct nef_row_checkpoint checkpoint;
+    uint32_t bucket_count, user_count;
+    void *outcomes_memory;
+    struct nef_outcomes *outcomes;
+    struct nef_segment_count *segments; /* ascending by segment */
+    uint32_t segment_count, segment_capacity;
+    struct nef_applied_note *notes; /* NEF_BATCH_RUNS_MAX */
+    uint32_t note_count;
+    struct nef_id *forget; /* bucket keys to forget once the batch is written */
+    uint32_t forget_count, forget_capacity;
+    bool stale;        /* a batch failed half-way: reload before the next */
+    bool flush_wanted; /* segments were dropped */
+    uint64_t flush_offset, flush_ops;
+    uint8_t *chunk; /* read window over the log */
+    uint64_t chunk_at;
+    uint64_t chunk_bytes, chunk_ahead;
+    struct nef_buf value, value2, fields, row; /* scratch */
+
+    /* between apply and maintenance */
+    pthread_mutex_t lock;
+    struct nef_move moves[NEF_MOVES_MAX];
+    uint32_t move_count;
+    struct {
+        enum nef_checkpoint_state state;
+        struct nef_id id;
+        uint64_t begin;
+        struct nef_index_snapshot *snapshot;
+        struct nef_index_iter *iter;
+        struct nef_hash *hash;
+        uint32_t pieces;      /* handed out */
+        uint32_t pieces_seen; /* applied in order */
+        uint64_t rows;
+        bool lost; /* another checkpoint began meanwhile */
+    } ckpt;
+    struct nef_store_cell_stats stats; /* as of the last batch */
+    uint64_t scan_segment, scan_offset; /* compaction: where the scan of a victim stands (maintenance) */
+    struct nef_id scan_stream;          /* where the scan for dead streams stands */
+};
+
+struct nef_store {
+    struct nef_store_options options;
+    char *dir;
+    struct nef_index_shared *shared;
+    uint8_t *index_key; /* 32 bytes of locked memory */
+    pthread_mutex_t region_lock;
+    bool has_region;
+    struct nef_id region_key;           /* region_lock */
+    struct nef_row_region region_draft; /* region_lock: made by nef_store_region_run, until applied */
+    bool has_draft;
+    struct nef_cell *cells;
+};
+
+/* ---- reading the index: any thread ---- */
+
+void nef_cell_read_begin(struct nef_cell *cell); /* index_lock shared */
+void nef_cell_read_end(struct nef_cell *cell);
+/* One row of what was written. NEF_E_NOT_FOUND. */
+NEF_MUST_CHECK nef_err nef_cell_get(struct nef_cell *cell, const struct nef_row_key *k,
+                                    struct nef_buf *out_value);
+/* Where a piece lies now; NEF_E_NOT_FOUND. For body.c. */
+NEF_MUST_CHECK nef_err nef_store_piece(struct nef_store *store, uint32_t cell,
+                                       const struct nef_id *stream, uint32_t piece,
+                                       struct nef_row_piece *out_piece);
+
+/* ---- store.c ---- */
+
+/* (Re)read what apply keeps in memory from the index. */
+NEF_MUST_CHECK nef_err nef_cell_load(struct nef_cell *cell);
+/* Make region and bucket keys of the cell's rows known. */
+NEF_MUST_CHECK nef_err nef_cell_load_keys(struct nef_cell *cell);
+void nef_store_region_known(struct nef_store *store, const struct nef_id *region_key);
+/* Flush, then unlink segments that no row needs. */
+NEF_MUST_CHECK nef_err nef_cell_flush(struct nef_cell *cell);
+
+/* ---- checkpoint.c ---- */
+
+/* Fill an empty index from the latest complete checkpoint in the log, or for its very beginning. */
+NEF_MUST_CHECK nef_err nef_checkpoint_load(struct nef_cell *cell);
+void nef_checkpoint_forget(struct nef_cell *cell); /* under lock: give up what is being written */
+/* From apply: BEGIN was written; a ROWS record came; another checkpoint's BEGIN. */
+void nef_checkpoint_begun(struct nef_cell *cell, const struct nef_id *id, uint64_t begin);
+void nef_checkpoint_rows_seen(struct nef_cell *cell, const struct nef_id *id, uint32_t pieces);
+
+/* ---- compact.c, called by apply ---- */
+
+void nef_compact_copied(struct nef_cell *cell, const struct nef_id *stream, uint32_t piece,
+                        uint64_t to);
+
+#endif
