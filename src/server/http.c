@@ -1,0 +1,629 @@
+/* Listeners over libmicrohttpd; see http.h.
+ *
+ * What we rely on in libmicrohttpd (0.9.75, Debian 12; checked by tests/unit/server/http_test.c):
+ *   - The access handler is called first when the headers are in, with no body; "100 Continue" goes out
+ *     only when that call returns without an answer and without suspending. A call that suspends is
+ *     repeated after the resume. So requests are refused before a waiting client sends its body.
+ *   - Then once for each piece of body, then once with no bytes ("final"). An answer can be queued only
+ *     in the first and in the final calls: one that is known earlier waits in r->response while the rest of
+ *     the body is thrown away. Queued in the first call of a request with a body, the connection is closed.
+ *   - A suspended connection isn't watched, never times out and is never freed; its resume may be called
+ *     from any thread, also before the call that suspended it has returned.
+ *   - The library's own log names URLs, so it stays off.
+ *
+ * Parking (r->park) is a token of three states, so that no wake is lost:
+ *
+ *      IDLE --- wake ---> NOTIFIED      park() takes the token and has the call made again at once
+ *      IDLE --- park ---> PARKED        suspended
+ *      PARKED - wake ---> IDLE          resumed by whoever won this transition, and nobody else
+ *
+ * Only the listener's thread parks. A CLOSED request is never resumed. */
+#include "server/http.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <microhttpd.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "base/assert.h"
+#include "base/limits.h"
+#include "base/trace.h"
+
+#define CONNECTION_MEMORY ((size_t)64 << 10) /* headers of 16 KiB, both directions, and body reads of 32 KiB */
+#define LISTEN_BACKLOG    1024
+#define PEM_BYTES_MAX     (1u << 20)
+#define STOP_POLL_US      2000
+
+enum park { PARK_IDLE, PARK_NOTIFIED, PARK_PARKED, PARK_CLOSED };
+enum stage { STAGE_FRESH, STAGE_BEGIN, STAGE_BODY, STAGE_DRAIN, STAGE_QUEUED };
+
+struct nef_http {
+    struct MHD_Daemon *daemon;
+    struct nef_http_handler handler;
+    uint16_t port;
+    char *cert, *key;
+    int quiesced_fd;
+    atomic_bool closing;
+    atomic_uint parked;
+};
+
+struct nef_http_request {
+    struct nef_http *http;
+    struct MHD_Connection *connection;
+    atomic_uint refs;
+    atomic_int park;
+    enum stage stage;
+    void *call;
+    const char *method;
+    struct nef_http_header headers[NEF_HTTP_HEADER_COUNT_MAX];
+    size_t header_count;
+    size_t header_bytes;
+    bool too_large;
+    struct MHD_Response *response;
+    unsigned status;
+    bool failed; /* no memory for the answer */
+    uint64_t drained;
+    struct nef_http_stream stream;
+    char target[];
+};
+
+/* ---- references and wakes ---- */
+
+void nef_http_ref(struct nef_http_request *r)
+{
+    atomic_fetch_add_explicit(&r->refs, 1, memory_order_relaxed);
+}
+
+void nef_http_unref(struct nef_http_request *r)
+{
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1)
+        free(r);
+}
+
+void nef_http_wake(struct nef_http_request *r)
+{
+    int state = atomic_load(&r->park);
+
+    for (;;) {
+        if (state == PARK_IDLE) {
+            if (atomic_compare_exchange_weak(&r->park, &state, PARK_NOTIFIED))
+                return;
+        } else if (state == PARK_PARKED) {
+            if (atomic_compare_exchange_weak(&r->park, &state, PARK_IDLE)) {
+                struct nef_http *http = r->http;
+
+                MHD_resume_connection(r->connection);
+                atomic_fetch_sub(&http->parked, 1);
+                return;
+            }
+        } else {
+            return; /* noticed already, or gone */
+        }
+    }
+}
+
+/* Suspends, or has the call made again at once if a wake came meanwhile. False: the listener is closing. */
+static bool park(struct nef_http_request *r)
+{
+    int state = PARK_IDLE;
+
+    /* Count first, then look: nef_http_stop sets closing first, then waits for the count to be 0. */
+    atomic_fetch_add(&r->http->parked, 1);
+    if (atomic_load(&r->http->closing)) {
+        atomic_fetch_sub(&r->http->parked, 1);
+        return false;
+    }
+    MHD_suspend_connection(r->connection);
+    if (!atomic_compare_exchange_strong(&r->park, &state, PARK_PARKED)) {
+        NEF_ASSERT(state == PARK_NOTIFIED);
+        atomic_store(&r->park, PARK_IDLE);
+        MHD_resume_connection(r->connection);
+        atomic_fetch_sub(&r->http->parked, 1);
+    }
+    return true;
+}
+
+/* ---- the request as it came ---- */
+
+const char *nef_http_method(const struct nef_http_request *r)
+{
+    return r->method;
+}
+
+const char *nef_http_target(const struct nef_http_request *r)
+{
+    return r->target;
+}
+
+const struct nef_http_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count)
+{
+    *out_count = r->header_count;
+    return r->headers;
+}
+
+const char *nef_http_header(const struct nef_http_request *r, const char *name)
+{
+    for (size_t i = 0; i < r->header_count; i++)
+        if (strcasecmp(r->headers[i].name, name) == 0)
+            return r->headers[i].value;
+    return NULL;
+}
+
+bool nef_http_headers_too_large(const struct nef_http_request *r)
+{
+    return r->too_large;
+}
+
+static enum MHD_Result on_header(void *context, enum MHD_ValueKind kind, const char *name,
+                                 const char *value)
+{
+    struct nef_http_request *r = context;
+
+    (void)kind;
+    if (value == NULL)
+        value = "";
+    r->header_bytes += strlen(name) + strlen(value) + 4;
+    if (r->header_count == NEF_HTTP_HEADER_COUNT_MAX || r->header_bytes > NEF_HEADERS_MAX) {
+        r->too_large = true;
+        return MHD_NO;
+    }
+    r->headers[r->header_count].name = name;
+    r->headers[r->header_count].value = value;
+    r->header_count++;
+    return MHD_YES;
+}
+
+/* The raw target, before the library decodes it in place: signatures are over this text. */
+static void *on_target(void *context, const char *uri, struct MHD_Connection *connection)
+{
+    struct nef_http *http = context;
+    size_t bytes = strlen(uri) + 1;
+    struct nef_http_request *r = malloc(sizeof(*r) + bytes);
+
+    if (r == NULL)
+        return NULL;
+    r->http = http;
+    r->connection = connection;
+    atomic_init(&r->refs, 1);
+    atomic_init(&r->park, PARK_IDLE);
+    r->stage = STAGE_FRESH;
+    r->call = NULL;
+    r->method = "";
+    r->header_count = 0;
+    r->header_bytes = 0;
+    r->too_large = bytes - 1 > NEF_TARGET_MAX;
+    r->response = NULL;
+    r->status = 0;
+    r->failed = false;
+    r->drained = 0;
+    memcpy(r->target, uri, bytes);
+    return r;
+}
+
+/* Bytes of body still to come after the headers; UINT64_MAX if unknown. */
+static uint64_t body_announced(const struct nef_http_request *r)
+{
+    const char *length = nef_http_header(r, "Content-Length");
+
+    if (nef_http_header(r, "Transfer-Encoding") != NULL)
+        return UINT64_MAX;
+    return length == NULL ? 0 : strtoull(length, NULL, 10);
+}
+
+/* ---- driving the handler ---- */
+
+static enum MHD_Result queue(struct nef_http_request *r)
+{
+    enum MHD_Result result;
+
+    if (r->failed || r->response == NULL)
+        return MHD_NO;
+    r->stage = STAGE_QUEUED;
+    result = MHD_queue_response(r->connection, r->status, r->response);
+    MHD_destroy_response(r->response); /* the queue has its own reference */
+    r->response = NULL;
+    return result;
+}
+
+static enum MHD_Result on_begin(struct nef_http_request *r)
+{
+    const struct nef_http_handler *handler = &r->http->handler;
+    uint64_t announced;
+
+    switch (handler->begin(r->call)) {
+    case NEF_HTTP_GO:
+        r->stage = STAGE_BODY;
+        return MHD_YES;
+    case NEF_HTTP_WAIT:
+        return park(r) ? MHD_YES : MHD_NO;
+    case NEF_HTTP_ANSWERED:
+        /* A client that waits for "100 Continue" has sent nothing: answer now. Of one that doesn't, take
+         * what it is sending, if it isn't much: many see no answer before they have written all. */
+        announced = body_announced(r);
+        if (announced > 0 && announced <= NEF_HTTP_DRAIN_MAX && nef_http_header(r, "Expect") == NULL) {
+            r->stage = STAGE_DRAIN;
+            return MHD_YES;
+        }
+        return queue(r);
+    case NEF_HTTP_DROP:
+        break;
+    }
+    return MHD_NO;
+}
+
+static enum MHD_Result on_body(struct nef_http_request *r, const char *data, size_t *bytes)
+{
+    size_t used = 0;
+
+    if (r->stage == STAGE_DRAIN) {
+        r->drained += *bytes;
+        *bytes = 0;
+        return r->drained > NEF_HTTP_DRAIN_MAX ? MHD_NO : MHD_YES;
+    }
+    switch (r->http->handler.body(r->call, (const uint8_t *)data, *bytes, &used)) {
+    case NEF_HTTP_GO:
+        NEF_ASSERT(used == *bytes);
+        *bytes = 0;
+        return MHD_YES;
+    case NEF_HTTP_WAIT:
+        NEF_ASSERT(used <= *bytes);
+        *bytes -= used;
+        return park(r) ? MHD_YES : MHD_NO;
+    case NEF_HTTP_ANSWERED:
+        r->stage = STAGE_DRAIN;
+        *bytes = 0;
+        return MHD_YES;
+    case NEF_HTTP_DROP:
+        break;
+    }
+    return MHD_NO;
+}
+
+static enum MHD_Result on_end(struct nef_http_request *r)
+{
+    if (r->stage == STAGE_DRAIN)
+        return queue(r);
+    switch (r->http->handler.end(r->call)) {
+    case NEF_HTTP_ANSWERED:
+        return queue(r);
+    case NEF_HTTP_WAIT:
+        return park(r) ? MHD_YES : MHD_NO;
+    case NEF_HTTP_GO:
+        NEF_ASSERT(!"end must answer, wait or drop");
+        break;
+    case NEF_HTTP_DROP:
+        break;
+    }
+    return MHD_NO;
+}
+
+static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *url,
+                                  const char *method, const char *version, const char *data,
+                                  size_t *bytes, void **con_cls)
+{
+    struct nef_http_request *r = *con_cls;
+
+    (void)context;
+    (void)url;
+    (void)version;
+    if (r == NULL)
+        return MHD_NO; /* no memory for it */
+    if (r->stage == STAGE_FRESH) {
+        r->method = method;
+        (void)MHD_get_connection_values(connection, MHD_HEADER_KIND, on_header, r);
+        r->call = r->http->handler.open(r->http->handler.context, r);
+        if (r->call == NULL)
+            return MHD_NO;
+        r->stage = STAGE_BEGIN;
+    }
+    if (r->stage == STAGE_BEGIN)
+        return on_begin(r);
+    return *bytes > 0 ? on_body(r, data, bytes) : on_end(r);
+}
+
+static void on_completed(void *context, struct MHD_Connection *connection, void **con_cls,
+                         enum MHD_RequestTerminationCode code)
+{
+    struct nef_http_request *r = *con_cls;
+
+    (void)context;
+    (void)connection;
+    if (r == NULL)
+        return;
+    *con_cls = NULL;
+    atomic_store(&r->park, PARK_CLOSED);
+    if (r->response != NULL)
+        MHD_destroy_response(r->response);
+    r->response = NULL;
+    if (r->call != NULL)
+        r->http->handler.closed(r->call, code == MHD_REQUEST_TERMINATED_COMPLETED_OK &&
+                                             r->stage == STAGE_QUEUED);
+    nef_http_unref(r);
+}
+
+/* ---- answering ---- */
+
+static void set_response(struct nef_http_request *r, unsigned status, struct MHD_Response *response)
+{
+    NEF_ASSERT(r->response == NULL && r->stage != STAGE_QUEUED);
+    r->status = status;
+    r->response = response;
+    r->failed = response == NULL;
+}
+
+void nef_http_answer(struct nef_http_request *r, unsigned status, void *data, size_t bytes)
+{
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(bytes, data, data == NULL ? MHD_RESPMEM_PERSISTENT
+                                                                  : MHD_RESPMEM_MUST_FREE);
+
+    if (response == NULL)
+        free(data);
+    set_response(r, status, response);
+}
+
+static ssize_t never_read(void *context, uint64_t at, char *out, size_t max)
+{
+    (void)context;
+    (void)at;
+    (void)out;
+    (void)max;
+    return MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+void nef_http_answer_head(struct nef_http_request *r, unsigned status, uint64_t bytes)
+{
+    set_response(r, status, MHD_create_response_from_callback(bytes, 64, never_read, NULL, NULL));
+}
+
+static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
+{
+    struct nef_http_request *r = context;
+    int64_t bytes = r->stream.read(r->stream.context, (uint8_t *)out, max);
+
+    (void)at;
+    if (bytes > 0)
+        return (ssize_t)bytes;
+    if (bytes == 0 && park(r))
+        return 0;
+    return MHD_CONTENT_READER_END_WITH_ERROR;
+}
+
+static void on_read_done(void *context)
+{
+    struct nef_http_request *r = context;
+
+    r->stream.done(r->stream.context);
+    nef_http_unref(r);
+}
+
+void nef_http_answer_stream(struct nef_http_request *r, unsigned status, uint64_t bytes,
+                            const struct nef_http_stream *stream)
+{
+    struct MHD_Response *response;
+    size_t block = bytes < NEF_HTTP_BLOCK_BYTES ? (size_t)bytes : NEF_HTTP_BLOCK_BYTES;
+
+    NEF_ASSERT(bytes > 0);
+    r->stream = *stream;
+    nef_http_ref(r);
+    response = MHD_create_response_from_callback(bytes, block, on_read, r, on_read_done);
+    if (response == NULL)
+        on_read_done(r);
+    set_response(r, status, response);
+}
+
+void nef_http_answer_header(struct nef_http_request *r, const char *name, const char *value)
+{
+    if (r->response == NULL)
+        return; /* failed: the connection will be dropped */
+    for (const char *c = value; *c != '\0'; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            return;
+    if (value[0] == '\0')
+        return; /* the library refuses empty values */
+    if (MHD_add_response_header(r->response, name, value) != MHD_YES)
+        r->failed = true;
+}
+
+void nef_http_answer_close(struct nef_http_request *r)
+{
+    nef_http_answer_header(r, "Connection", "close");
+}
+
+/* ---- listeners ---- */
+
+static nef_err fail(const char *what, const struct nef_host_port *listen, const char *why, nef_err err)
+{
+    char text[NEF_HOST_PORT_TEXT];
+
+    nef_host_port_text(listen, text);
+    nef_trace(NEF_TRACE_ERROR, "http_start_failed", "s:what", what, "s:address", text, "s:why", why,
+              NULL);
+    return err;
+}
+
+static nef_err open_socket(const struct nef_host_port *listen_at, int *out_fd, uint16_t *out_port)
+{
+    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo *found = NULL;
+    struct sockaddr_storage bound;
+    socklen_t bound_bytes = sizeof(bound);
+    char port[8];
+    int one = 1, fd = -1;
+    nef_err err = NEF_OK;
+
+    (void)snprintf(port, sizeof(port), "%u", listen_at->port);
+    if (getaddrinfo(listen_at->host, port, &hints, &found) != 0)
+        return fail("resolve", listen_at, "no such address", NEF_E_CONFIG);
+    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0) {
+        err = fail("socket", listen_at, strerror(errno), NEF_E_SYSTEM);
+        goto out;
+    }
+    if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, LISTEN_BACKLOG) != 0 ||
+        getsockname(fd, (struct sockaddr *)&bound, &bound_bytes) != 0) {
+        err = fail("bind", listen_at, strerror(errno), NEF_E_CONFIG);
+        goto out;
+    }
+    /* sin_port and sin6_port stand at the same place. */
+    *out_port = (uint16_t)((const uint8_t *)&bound)[2] << 8 | ((const uint8_t *)&bound)[3];
+    *out_fd = fd;
+    fd = -1;
+out:
+    if (fd >= 0)
+        (void)close(fd);
+    freeaddrinfo(found);
+    return err;
+}
+
+static nef_err read_pem(const char *path, char **out_text)
+{
+    FILE *file = fopen(path, "re");
+    char *text = NULL;
+    size_t bytes = 0;
+    nef_err err = NEF_E_CONFIG;
+
+    if (file == NULL)
+        return NEF_E_CONFIG;
+    text = malloc(PEM_BYTES_MAX + 1);
+    if (text == NULL) {
+        err = NEF_E_NOMEM;
+        goto out;
+    }
+    bytes = fread(text, 1, PEM_BYTES_MAX + 1, file);
+    if (ferror(file) || bytes == 0 || bytes > PEM_BYTES_MAX)
+        goto out;
+    text[bytes] = '\0';
+    *out_text = text;
+    text = NULL;
+    err = NEF_OK;
+out:
+    if (text != NULL)
+        explicit_bzero(text, bytes);
+    free(text);
+    (void)fclose(file);
+    return err;
+}
+
+/* Query arguments are parsed from the raw target by whoever needs them. */
+static size_t keep_escaped(void *context, struct MHD_Connection *connection, char *text)
+{
+    (void)context;
+    (void)connection;
+    return strlen(text);
+}
+
+nef_err nef_http_start(const struct nef_http_options *options, struct nef_http **out_http)
+{
+    struct nef_http *http = calloc(1, sizeof(*http));
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_TURBO;
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, NULL},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, "NORMAL:-VERS-ALL:+VERS-TLS1.2:+VERS-TLS1.3"},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    struct MHD_OptionItem *extra = tls + NEF_COUNT(tls) - 1;
+    int fd = -1;
+    nef_err err;
+
+    if (http == NULL)
+        return NEF_E_NOMEM;
+    NEF_ASSERT(options->threads > 0 && options->connections_max >= options->threads);
+    http->handler = options->handler;
+    http->quiesced_fd = -1;
+    if (options->cert_file != NULL) {
+        err = read_pem(options->cert_file, &http->cert);
+        if (err == NEF_OK)
+            err = read_pem(options->key_file, &http->key);
+        if (err != NEF_OK) {
+            (void)fail("tls", &options->listen, "certificate or key can't be read", err);
+            goto out;
+        }
+        tls[0].ptr_value = http->cert;
+        tls[1].ptr_value = http->key;
+        extra = tls;
+        flags |= MHD_USE_TLS;
+    }
+    err = open_socket(&options->listen, &fd, &http->port);
+    if (err != NEF_OK)
+        goto out;
+    http->daemon = MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, http, /* */
+        MHD_OPTION_LISTEN_SOCKET, fd,           /* */
+        /* A pool of one is the same as none, but the library wants none then. */
+        MHD_OPTION_THREAD_POOL_SIZE, options->threads > 1 ? options->threads : 0u,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections_max, /* */
+        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)options->idle_timeout_s, /* */
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, /* */
+        MHD_OPTION_URI_LOG_CALLBACK, on_target, http,          /* */
+        MHD_OPTION_UNESCAPE_CALLBACK, keep_escaped, NULL,      /* */
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,       /* */
+        MHD_OPTION_STRICT_FOR_CLIENT, 1,                       /* */
+        MHD_OPTION_ARRAY, extra,                               /* */
+        MHD_OPTION_END);
+    if (http->daemon == NULL) {
+        err = fail("start", &options->listen,
+                   options->cert_file != NULL ? "the library refused (certificate and key?)"
+                                              : "the library refused",
+                   NEF_E_CONFIG);
+        goto out;
+    }
+    fd = -1; /* the daemon's */
+    *out_http = http;
+    return NEF_OK;
+out:
+    if (fd >= 0)
+        (void)close(fd);
+    if (http->key != NULL)
+        explicit_bzero(http->key, strlen(http->key));
+    free(http->key);
+    free(http->cert);
+    free(http);
+    return err;
+}
+
+uint16_t nef_http_port(const struct nef_http *http)
+{
+    return http->port;
+}
+
+uint32_t nef_http_connections(const struct nef_http *http)
+{
+    const union MHD_DaemonInfo *info =
+        MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+
+    return info == NULL ? 0 : info->num_connections;
+}
+
+void nef_http_quiesce(struct nef_http *http)
+{
+    if (http->quiesced_fd < 0)
+        http->quiesced_fd = MHD_quiesce_daemon(http->daemon);
+}
+
+void nef_http_stop(struct nef_http *http)
+{
+    if (http == NULL)
+        return;
+    nef_http_quiesce(http);
+    atomic_store(&http->closing, true);
+    /* The library must not be stopped with suspended connections. Every one of them waits for something that
+     * is bounded in time, and wakes. */
+    while (atomic_load(&http->parked) > 0)
+        (void)usleep(STOP_POLL_US);
+    MHD_stop_daemon(http->daemon);
+    if (http->quiesced_fd >= 0)
+        (void)close(http->quiesced_fd);
+    if (http->key != NULL)
+        explicit_bzero(http->key, strlen(http->key));
+    free(http->key);
+    free(http->cert);
+    free(http);
+}
