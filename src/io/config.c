@@ -40,6 +40,7 @@ struct parse {
     char key[KEY_BYTES]; /* dotted, of where we are */
     struct nef_config_source *source;
     struct nef_config_error *error;
+    bool nothing_required; /* only presets are wanted */
 };
 
 /* ---- complaints ---- */
@@ -340,7 +341,7 @@ static nef_err presets(struct parse *p, const struct nef_config_schema *schema, 
         err = key_enter(p, field->name, &before);
         if (err != NEF_OK)
             return err;
-        if (field->required)
+        if (field->required && !p->nothing_required)
             return complain(p, line, "is missing");
         if (field->kind == NEF_CONFIG_MAP && field->flag == 0) {
             err = presets(p, field->map, base + field->offset, 0, line);
@@ -444,6 +445,26 @@ nef_err nef_config_load(const char *path, const struct nef_config_schema *schema
                        nef_err_text(err));
     nef_buf_free(&text);
     return err == NEF_OK || err == NEF_E_LIMIT || err == NEF_E_NOMEM ? err : NEF_E_CONFIG;
+}
+
+nef_err nef_config_preset(const struct nef_config_schema *schema, void *out, size_t out_bytes)
+{
+    struct nef_config_source source = {.file = ""};
+    struct nef_config_error error;
+    struct parse *p = calloc(1, sizeof(*p));
+    nef_err err;
+
+    memset(out, 0, out_bytes);
+    if (p == NULL)
+        return NEF_E_NOMEM;
+    p->source = &source;
+    p->error = &error;
+    p->nothing_required = true;
+    err = presets(p, schema, out, 0, 0);
+    if (err != NEF_OK)
+        nef_config_free(schema, out, out_bytes);
+    free(p);
+    return err;
 }
 
 static void free_value(const struct nef_config_field *field, char *base)

@@ -106,6 +106,11 @@ void nef_config_source_free(struct nef_config_source *source);
 /* Release what OUT holds and zero it. */
 void nef_config_free(const struct nef_config_schema *schema, void *out, size_t out_bytes);
 
+/* The presets of everything that has one, the rest zero, nothing required: where a program begins that
+ * writes a configuration. NEF_E_NOMEM. */
+NEF_MUST_CHECK nef_err nef_config_preset(const struct nef_config_schema *schema, void *out,
+                                         size_t out_bytes);
+
 /* YAML of VALUES with comments; what equals its preset is written all the same, so that the file shows it.
  * Strings that are NULL are left out. */
 void nef_config_print(const struct nef_config_schema *schema, const void *values, struct nef_buf *out);
