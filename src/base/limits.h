@@ -38,6 +38,7 @@
 #define NEF_PROPOSERS_KEPT    32u              /* starts whose outcomes are kept per cell */
 #define NEF_MESSAGE_BYTES_MAX (4u << 20)       /* between zones: a run of log or a proposal */
 #define NEF_EPOCHS_KEPT       256u             /* entries of the table epoch -> first offset */
+#define NEF_LOG_FILES_MAX     64u              /* files of old segments a cell keeps open; 64 cells * 64 stay below 4,096 */
 
 /* configuration and admin */
 #define NEF_CONFIG_FILE_MAX   (1u << 20)

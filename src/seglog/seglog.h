@@ -11,6 +11,7 @@
 #define NEF_SEGLOG_SEGLOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include "base/file.h"
 #include "base/limits.h"
@@ -23,6 +24,9 @@ struct nef_log_options {
     uint32_t cell;
     uint64_t segment_bytes;
     struct nef_id region;
+    bool zero_fill; /* nef_log_prepare writes zeros into the segment it prepares, so that a later sync
+                     * needs no journal commit for extents written for the first time; costs one more
+                     * write of every byte */
 };
 
 struct nef_epoch_start {
@@ -70,8 +74,8 @@ NEF_MUST_CHECK nef_err nef_log_skip(struct nef_log *log, uint64_t to);
 /* fdatasync what was appended before the call. out_durable: the log end when it started. Sync thread. */
 NEF_MUST_CHECK nef_err nef_log_sync(struct nef_log *log, uint64_t *out_durable);
 
-/* Preallocate the next segment if less than half of the current one is left. Any background thread.
- * NEF_E_NOSPACE is not sticky. */
+/* Preallocate the next segment if less than half of the current one is left, and write the seals of full
+ * segments that are durable. Any background thread, about once a second. Errors are not sticky. */
 NEF_MUST_CHECK nef_err nef_log_prepare(struct nef_log *log);
 
 /* Cut everything at and above TO (a record place): unlink later segments, zero-fill, sync; the end is TO.
@@ -86,8 +90,13 @@ NEF_MUST_CHECK nef_err nef_log_read(struct nef_log *log, uint64_t offset, void *
  * there, else the first record place of the next segment that is. No I/O. Any thread. */
 uint64_t nef_log_next_present(struct nef_log *log, uint64_t offset);
 
+/* How far [OFFSET, ...) is there without a hole: a record place, at most the end; OFFSET itself if it isn't
+ * there. No I/O. Any thread. */
+uint64_t nef_log_present_until(struct nef_log *log, uint64_t offset);
+
 /* Read and check the record at OFFSET (header; and the body into body_out if not NULL, which has room for
- * NEF_RECORD_BODY_MAX). out_next: the next record's place (it crosses to the next segment present).
+ * NEF_RECORD_BODY_MAX). A pad's body is neither read nor checked; an erased one gives zeros, whether its
+ * hole is made yet or not. out_next: the next record's place (it crosses to the next segment present).
  * NEF_E_RANGE at the end; NEF_E_TORN, NEF_E_CORRUPT, NEF_E_VERSION as in format.h. Any thread. */
 NEF_MUST_CHECK nef_err nef_log_record(struct nef_log *log, uint64_t offset,
                                       struct nef_record *out_record, uint8_t *body_out,
@@ -98,11 +107,18 @@ NEF_MUST_CHECK nef_err nef_log_record(struct nef_log *log, uint64_t offset,
 NEF_MUST_CHECK nef_err nef_log_pin(struct nef_log *log, uint64_t offset);
 void nef_log_unpin(struct nef_log *log, uint64_t offset);
 
-/* Unlink segment NUMBER once no pin holds it. Idempotent. */
+/* Unlink segment NUMBER, which must lie below the one that holds the end (NEF_E_INVALID). Its name is
+ * gone durably when this returns, and no new pin finds it; who holds a pin reads on, and its space comes
+ * back with the last of them. Idempotent. */
 NEF_MUST_CHECK nef_err nef_log_drop(struct nef_log *log, uint64_t segment);
 
-/* Replace the body of the record at OFFSET by a hole and set ERASED in its header. Idempotent. */
+/* Replace the body of the record at OFFSET by a hole and set ERASED in its header; durable when this
+ * returns. Idempotent; an erase that a crash cut short must be repeated by the caller. NEF_E_AGAIN: the
+ * segment is pinned, nothing was done. NEF_E_TORN, NEF_E_CORRUPT: no valid header there. Any one thread
+ * that may block. */
 NEF_MUST_CHECK nef_err nef_log_erase(struct nef_log *log, uint64_t offset);
+/* The same for many records of one segment at the cost of two syncs in all. */
+NEF_MUST_CHECK nef_err nef_log_erase_many(struct nef_log *log, const uint64_t *offsets, size_t count);
 
 /* Numbers of the segments there are, ascending. Returns how many there are; writes at most max. */
 uint32_t nef_log_segments(struct nef_log *log, uint64_t *out_numbers, uint32_t max);
