@@ -95,6 +95,10 @@ struct nef_repl_config {
     uint64_t (*next_present)(void *context, uint32_t cell, uint64_t offset);
     /* End of the segment run: how far [offset, ...) is present without a hole. */
     uint64_t (*present_until)(void *context, uint32_t cell, uint64_t offset);
+    /* Bytes of whole records from OFFSET on, at most BYTES_MAX, but one record at least; never across a
+     * segment border; 0 only if no record begins there. Asked only when more than append_bytes_max
+     * waits to be sent, just before the SEND_LOG of those bytes. */
+    uint64_t (*whole_records)(void *context, uint32_t cell, uint64_t offset, uint64_t bytes_max);
     void *context;
 };
 
@@ -146,12 +150,14 @@ enum nef_event_type {
     NEF_EV_CUT,            /* cell: the TRUNCATE or SKIP was done and is durable */
     NEF_EV_PERSISTED,      /* epoch: the PERSIST was done */
     NEF_EV_ETCD_RECORD,    /* group (epoch 0: absent) and revision: answer to ETCD_GET */
-    NEF_EV_ETCD_SWAPPED,   /* answer to ETCD_CAS: swap says which */
+    NEF_EV_ETCD_SWAPPED,   /* answer to ETCD_CAS: swap says which; WON: revision is the record's new one
+                            * (0: unknown). Every ETCD_CAS gets exactly one answer, UNKNOWN after the
+                            * runtime's time-out; the same holds for ETCD_GET and ETCD_FAILED */
     NEF_EV_ETCD_FAILED,    /* ETCD_GET had no answer */
     NEF_EV_PROPOSE,        /* local proposal: cell, handle, number, bytes */
     NEF_EV_PROPOSAL_DONE,  /* number: applied here (or given up by the runtime): forget it */
     NEF_EV_FAILED,         /* a write, sync, cut or persist failed: err. The core stops (R7) */
-    NEF_EV_SPACE,          /* own free bytes for log and whether it is above the reserve */
+    NEF_EV_SPACE,          /* own free_bytes for log; err NEF_E_NOSPACE: below the reserve, else NEF_OK */
     NEF_EV_HANDOVER,       /* operator asks this replica to hand the primary over, if it has it */
     NEF_EV_RECOVER,        /* operator accepts loss: take the epoch whatever in_sync says */
     NEF_EV_PROPOSERS_GONE_SEEN, /* reserved for the runtime; ignored */
@@ -170,6 +176,7 @@ struct nef_event {
     uint64_t number;   /* PROPOSE, PROPOSAL_DONE: > 0, rising, chosen by the runtime */
     uint32_t bytes;    /* PROPOSE: of the encoded run */
     bool is_op;        /* PROPOSE: run holds an op (waits for apply; a DATA run too completes on apply) */
+    bool frees_space;  /* PROPOSE: a delete or the like: placed even when space is short */
     const struct nef_message *message;
     const struct nef_group *group;
     uint64_t revision;
@@ -187,11 +194,13 @@ enum nef_action_type {
                        * If pad_bytes > 0 first write a PAD record of that size at pad_offset. */
     NEF_ACT_MARK,     /* primary: write a MARK record (192 bytes) at offset, synced_before (pad as above) */
     NEF_ACT_WRITE,    /* backup: payload HANDLE holds `bytes` of log for OFFSET of CELL; write them. The
-                       * runtime checks CRCs and that they are whole records of this place first, and
-                       * answers a bad payload by closing the link (nothing written). */
+                       * runtime has checked CRCs and that they are whole records of this place
+                       * (nef_append_decode in message.h names it) before NEF_EV_MESSAGE, and closed
+                       * the link otherwise: a WRITE can only fail as R7 has it. */
     NEF_ACT_SYNC,     /* sync CELL; answer SYNCED with the log end when the sync was started */
     NEF_ACT_TRUNCATE, /* cut CELL at offset (bytes above are kept aside); answer CUT. Nothing else happens
-                       * to that cell until then */
+                       * to that cell until then, and no SYNC of it is under way. Below what was applied
+                       * only after an accepted loss or damage: the index must then be rebuilt */
     NEF_ACT_SKIP,     /* move the end of CELL to offset (first record place of a later segment; its index
                        * must be rebuilt from the checkpoint); answer CUT */
     NEF_ACT_COMMIT,   /* CELL is committed up to OFFSET: apply it */
