@@ -1,0 +1,529 @@
+/* One cell at run time: its log, the thread that syncs it, the thread that applies what is committed, and
+ * its read gate.
+ *
+ * The core thread writes (append, mark, write, cut, skip) synchronously: bytes go to the page cache and are
+ * marked in the gate before anybody can acknowledge them (R5). Syncs run in the cell's sync thread, so that
+ * all cells and both zones sync in parallel. Apply runs behind in its own thread: a stall of RocksDB never
+ * holds up heartbeats. `hold` keeps both threads out while a cut or a skip moves the log's end. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include "base/assert.h"
+#include "base/trace.h"
+#include "io/clock.h"
+#include "io/file_posix.h"
+#include "server/runtime_internal.h"
+
+nef_err cell_open(struct cell *cell, struct nef_log_recovery *out_recovery)
+{
+    struct nef_log_options options;
+    char path[4096];
+    nef_err err;
+
+    (void)snprintf(path, sizeof(path), "%s/cell-%u", cell->rt->config->data_dir, cell->number);
+    err = nef_dir_posix_open(path, true, &cell->dir);
+    if (err != NEF_OK)
+        return err;
+    options = (struct nef_log_options){
+        .dir = cell->dir,
+        .cell = cell->number,
+        .segment_bytes = cell->rt->segment_bytes,
+        .region = cell->rt->region,
+    };
+    return nef_log_open(&options, out_recovery, &cell->log);
+}
+
+void cell_close(struct cell *cell)
+{
+    nef_log_close(cell->log);
+    cell->log = NULL;
+    if (cell->dir != NULL)
+        cell->dir->ops->close(cell->dir);
+    cell->dir = NULL;
+    free(cell->gate);
+    cell->gate = NULL;
+}
+
+/* ---- threads ---- */
+
+static void *sync_main(void *argument)
+{
+    struct cell *cell = argument;
+    struct nef_runtime *rt = cell->rt;
+
+    pthread_mutex_lock(&cell->lock);
+    for (;;) {
+        uint64_t durable = 0, started, took;
+        nef_err err;
+        int bucket = 0;
+
+        while (!atomic_load(&rt->stopping) && (!cell->sync_wanted || cell->hold))
+            pthread_cond_wait(&cell->sync_wanted_cond, &cell->lock);
+        if (atomic_load(&rt->stopping))
+            break;
+        cell->sync_wanted = false;
+        cell->sync_running = true;
+        pthread_mutex_unlock(&cell->lock);
+
+        started = now_ns();
+        err = nef_log_sync(cell->log, &durable);
+        took = now_ns() - started;
+        (void)atomic_fetch_add(&rt->sync_count, 1);
+        (void)atomic_fetch_add(&rt->sync_ns_sum, took);
+        if (took > atomic_load(&rt->sync_ns_max))
+            atomic_store(&rt->sync_ns_max, took);
+        while (bucket < 15 && took > 32000ull << bucket)
+            bucket++;
+        (void)atomic_fetch_add(&rt->sync_buckets[bucket], 1);
+
+        pthread_mutex_lock(&cell->lock);
+        cell->sync_running = false;
+        pthread_cond_broadcast(&cell->idle_cond);
+        pthread_mutex_unlock(&cell->lock);
+        if (err == NEF_OK) {
+            post_simple(rt, NEF_EV_SYNCED, cell->number, durable);
+        } else {
+            struct item *item = item_new(NEF_EV_FAILED);
+
+            nef_trace(NEF_TRACE_ERROR, "sync_failed", "u:cell", (uint64_t)cell->number, "e:err", err,
+                      NULL);
+            item->event.cell = cell->number;
+            item->event.err = err;
+            post(rt, item);
+        }
+        pthread_mutex_lock(&cell->lock);
+    }
+    pthread_mutex_unlock(&cell->lock);
+    return NULL;
+}
+
+/* A record below commit doesn't verify here: take it from the peer. */
+static void repair_for_apply(struct cell *cell)
+{
+    uint64_t at = nef_store_applied(cell->rt->store, cell->number);
+    uint64_t until;
+
+    pthread_mutex_lock(&cell->lock);
+    until = cell->commit;
+    pthread_mutex_unlock(&cell->lock);
+    while (at < until) {
+        struct nef_record record;
+        uint64_t next;
+        uint8_t *body = malloc(NEF_RECORD_BODY_MAX + NEF_RECORD_ALIGN);
+        nef_err err;
+
+        if (body == NULL)
+            return;
+        err = nef_log_record(cell->log, at, &record, body, &next);
+        free(body);
+        if (err != NEF_OK) {
+            nef_trace(NEF_TRACE_ERROR, "record_damaged", "u:cell", (uint64_t)cell->number, "u:offset",
+                      at, "e:err", err, NULL);
+            err = nef_runtime_repair(cell->rt, cell->number, at);
+            nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "record_repair", "u:cell",
+                      (uint64_t)cell->number, "u:offset", at, "e:err", err, NULL);
+            return;
+        }
+        at = next;
+    }
+}
+
+static bool apply_due(struct cell *cell)
+{
+    if (cell->hold)
+        return false;
+    return cell->commit > atomic_load(&cell->applied);
+}
+
+static void *apply_main(void *argument)
+{
+    struct cell *cell = argument;
+    struct nef_runtime *rt = cell->rt;
+
+    pthread_mutex_lock(&cell->lock);
+    for (;;) {
+        uint64_t until, applied;
+        bool rebuild;
+        nef_err err = NEF_OK;
+
+        while (!atomic_load(&rt->stopping) && !apply_due(cell))
+            pthread_cond_wait(&cell->apply_cond, &cell->lock);
+        if (atomic_load(&rt->stopping))
+            break;
+        until = cell->commit;
+        rebuild = cell->rebuild;
+        cell->apply_running = true;
+        pthread_mutex_unlock(&cell->lock);
+
+        if (rebuild) {
+            err = nef_store_rebuild(rt->store, cell->number);
+            nef_trace(err == NEF_OK ? NEF_TRACE_INFO : NEF_TRACE_WARN, "index_rebuild", "u:cell",
+                      (uint64_t)cell->number, "u:from", nef_store_applied(rt->store, cell->number),
+                      "e:err", err, NULL);
+        }
+        if (err == NEF_OK)
+            err = nef_store_apply(rt->store, cell->number, until);
+        applied = nef_store_applied(rt->store, cell->number);
+        if (err != NEF_OK) {
+            nef_trace(NEF_TRACE_ERROR, "apply_failed", "u:cell", (uint64_t)cell->number, "u:applied",
+                      applied, "e:err", err, NULL);
+            if (err == NEF_E_CORRUPT || err == NEF_E_TORN)
+                repair_for_apply(cell);
+        }
+
+        pthread_mutex_lock(&cell->lock);
+        cell->apply_running = false;
+        if (rebuild && err == NEF_OK)
+            cell->rebuild = false;
+        if (!cell->rebuild) {
+            atomic_store(&cell->applied, applied);
+            nef_gate_applied(cell->gate, applied);
+        }
+        pthread_cond_broadcast(&cell->idle_cond);
+        pthread_mutex_unlock(&cell->lock);
+        cell_wake_readers(cell, 0);
+        if (err != NEF_OK) {
+            struct timespec pause = {0, 200000000}; /* it is tried again; a peer or a key may come */
+
+            (void)nanosleep(&pause, NULL);
+        }
+        pthread_mutex_lock(&cell->lock);
+    }
+    pthread_mutex_unlock(&cell->lock);
+    return NULL;
+}
+
+nef_err cell_start(struct cell *cell)
+{
+    static const uint8_t every_key[16];
+    uint64_t applied = nef_store_applied(cell->rt->store, cell->number);
+    void *memory = malloc(nef_gate_bytes(GATE_ENTRIES));
+
+    if (memory == NULL)
+        return NEF_E_NOMEM;
+    cell->gate = nef_gate_init(memory, GATE_ENTRIES, applied);
+    NEF_ASSERT((void *)cell->gate == memory);
+    cell->end = nef_log_end(cell->log);
+    cell->commit = applied;
+    atomic_store(&cell->applied, applied);
+    /* which keys the ops between applied and the end touch isn't known: all reads wait for them */
+    if (cell->end > applied)
+        nef_gate_mark(cell->gate, every_key, cell->end);
+    if (pthread_create(&cell->sync_thread, NULL, sync_main, cell) != 0 ||
+        pthread_create(&cell->apply_thread, NULL, apply_main, cell) != 0)
+        return NEF_E_SYSTEM;
+    return NEF_OK;
+}
+
+void cell_stop(struct cell *cell)
+{
+    pthread_mutex_lock(&cell->lock);
+    pthread_cond_broadcast(&cell->sync_wanted_cond);
+    pthread_cond_broadcast(&cell->apply_cond);
+    pthread_mutex_unlock(&cell->lock);
+    (void)pthread_join(cell->sync_thread, NULL);
+    (void)pthread_join(cell->apply_thread, NULL);
+}
+
+/* ---- the core's actions ---- */
+
+/* Ops that change what a client can see; the others (moves, drops, checkpoints) need no waiting. */
+static bool is_visible(const struct nef_record *record)
+{
+    return nef_record_is_op(record->type) && record->type < NEF_RECORD_MOVED;
+}
+
+static nef_err write_pad(struct cell *cell, uint64_t epoch, uint64_t synced_before, uint64_t offset,
+                         uint64_t bytes)
+{
+    struct nef_record pad = {
+        .type = NEF_RECORD_PAD,
+        .flags = NEF_RECORD_LAST,
+        .cell = cell->number,
+        .body_bytes = (uint32_t)(bytes - NEF_RECORD_HEADER_BYTES),
+    };
+    uint8_t *data;
+    nef_err err;
+
+    NEF_ASSERT(bytes >= NEF_RECORD_HEADER_BYTES && bytes <= NEF_PROPOSAL_BYTES_MAX + 4096);
+    data = calloc(1, bytes);
+    if (data == NULL)
+        return NEF_E_NOMEM;
+    nef_record_encode(&pad, data + NEF_RECORD_HEADER_BYTES, 0, data);
+    nef_record_stamp(data, epoch, offset, nef_wall_ms(), synced_before);
+    err = nef_log_append(cell->log, offset, data, bytes);
+    free(data);
+    return err;
+}
+
+static void moved_end(struct cell *cell, const uint8_t *tag, uint64_t end)
+{
+    pthread_mutex_lock(&cell->lock);
+    if (tag != NULL)
+        nef_gate_mark(cell->gate, tag, end);
+    cell->end = end;
+    pthread_mutex_unlock(&cell->lock);
+}
+
+nef_err cell_append(struct cell *cell, const struct nef_action *action)
+{
+    struct payload *p = (struct payload *)(uintptr_t)action->handle;
+    uint64_t now_ms = nef_wall_ms();
+    uint8_t tag[16];
+    const uint8_t *touched = NULL;
+    uint8_t *data = p->data;
+    nef_err err = NEF_OK;
+
+    NEF_ASSERT(p->cell == cell->number);
+    if (action->pad_bytes > 0) {
+        err = write_pad(cell, action->epoch, action->synced_before, action->pad_offset,
+                        action->pad_bytes);
+        if (err != NEF_OK)
+            return err;
+    }
+    if (atomic_load(&p->refs) > 1) {
+        /* a link still sends it as a proposal: stamping in place would tear what it sends */
+        data = malloc(p->bytes);
+        if (data == NULL)
+            return NEF_E_NOMEM;
+        memcpy(data, p->data, p->bytes);
+    }
+    for (uint32_t at = 0; at < p->bytes;) {
+        struct nef_record record;
+
+        err = nef_record_decode(data + at, &record); /* checked when it was proposed */
+        NEF_ASSERT(err == NEF_OK);
+        if (is_visible(&record)) {
+            memcpy(tag, record.key_tag, sizeof(tag));
+            touched = tag;
+        }
+        nef_record_stamp(data + at, action->epoch, action->offset + at, now_ms, action->synced_before);
+        at += (uint32_t)nef_record_bytes(record.body_bytes);
+        NEF_ASSERT(at <= p->bytes);
+    }
+    moved_end(cell, touched, nef_log_end_at(action->offset + p->bytes, cell->rt->segment_bytes));
+    err = nef_log_append(cell->log, action->offset, data, p->bytes);
+    (void)atomic_fetch_add(&cell->rt->bytes_appended, p->bytes);
+    if (data != p->data) {
+        free(data);
+    } else if (p->number != 0) {
+        for (uint32_t at = 0; at < p->bytes;) { /* it may be proposed again, to another primary */
+            struct nef_record record;
+
+            if (nef_record_decode(data + at, &record) != NEF_OK)
+                break;
+            nef_record_stamp(data + at, 0, 0, 0, 0);
+            at += (uint32_t)nef_record_bytes(record.body_bytes);
+        }
+    }
+    return err;
+}
+
+nef_err cell_mark(struct cell *cell, const struct nef_action *action)
+{
+    struct nef_record mark = {
+        .type = NEF_RECORD_MARK, .flags = NEF_RECORD_LAST, .cell = cell->number};
+    uint8_t data[NEF_RECORD_HEADER_BYTES];
+
+    if (action->pad_bytes > 0) {
+        nef_err err = write_pad(cell, action->epoch, action->synced_before, action->pad_offset,
+                                action->pad_bytes);
+
+        if (err != NEF_OK)
+            return err;
+    }
+    nef_record_encode(&mark, NULL, 0, data);
+    nef_record_stamp(data, action->epoch, action->offset, nef_wall_ms(), action->synced_before);
+    moved_end(cell, NULL,
+              nef_log_end_at(action->offset + sizeof(data), cell->rt->segment_bytes));
+    return nef_log_append(cell->log, action->offset, data, sizeof(data));
+}
+
+/* The payload was checked against this place when it came (peer.c). */
+nef_err cell_write(struct cell *cell, const struct nef_action *action, const struct payload *p)
+{
+    uint64_t segment_bytes = cell->rt->segment_bytes;
+
+    NEF_ASSERT(p->cell == cell->number && p->bytes == action->bytes);
+    pthread_mutex_lock(&cell->lock);
+    for (uint32_t at = 0; at < p->bytes;) {
+        struct nef_record record;
+        nef_err err = nef_record_decode(p->data + at, &record);
+
+        NEF_ASSERT(err == NEF_OK && record.offset == action->offset + at);
+        at += (uint32_t)nef_record_bytes(record.body_bytes);
+        if (is_visible(&record))
+            nef_gate_mark(cell->gate, record.key_tag, nef_log_end_at(action->offset + at, segment_bytes));
+    }
+    cell->end = nef_log_end_at(action->offset + p->bytes, segment_bytes);
+    pthread_mutex_unlock(&cell->lock);
+    (void)atomic_fetch_add(&cell->rt->bytes_appended, p->bytes);
+    return nef_log_append(cell->log, action->offset, p->data, p->bytes);
+}
+
+/* Bytes of whole records from OFFSET on, at most BYTES_MAX but one at least, inside the segment. */
+uint64_t cell_whole_records(struct cell *cell, uint64_t offset, uint64_t bytes_max)
+{
+    uint64_t limit = cell->rt->segment_bytes - offset % cell->rt->segment_bytes;
+    uint64_t end = nef_log_end(cell->log), bytes = 0;
+
+    while (bytes < limit && offset + bytes < end) {
+        uint8_t header[NEF_RECORD_HEADER_BYTES];
+        struct nef_record record;
+        uint64_t whole;
+
+        if (nef_log_read(cell->log, offset + bytes, header, sizeof(header)) != NEF_OK ||
+            nef_record_decode(header, &record) != NEF_OK)
+            break;
+        whole = nef_record_bytes(record.body_bytes);
+        if (bytes > 0 && bytes + whole > bytes_max)
+            break;
+        bytes += whole;
+    }
+    return bytes;
+}
+
+static void hold(struct cell *cell)
+{
+    pthread_mutex_lock(&cell->lock);
+    cell->hold = true;
+    while (cell->sync_running || cell->apply_running)
+        pthread_cond_wait(&cell->idle_cond, &cell->lock);
+    pthread_mutex_unlock(&cell->lock);
+}
+
+static void release(struct cell *cell)
+{
+    pthread_mutex_lock(&cell->lock);
+    cell->hold = false;
+    pthread_cond_broadcast(&cell->sync_wanted_cond);
+    pthread_cond_broadcast(&cell->apply_cond);
+    pthread_mutex_unlock(&cell->lock);
+}
+
+/* What is cut is never just lost: it goes to DIR/lost/, where an operator can look at it (R8). */
+static nef_err keep_tail(struct cell *cell, uint64_t from, uint64_t to)
+{
+    char path[4096];
+    uint8_t *buffer = NULL;
+    int fd = -1;
+    nef_err err = NEF_OK;
+
+    (void)snprintf(path, sizeof(path), "%s/lost", cell->rt->config->data_dir);
+    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        return NEF_E_SYSTEM;
+    (void)snprintf(path, sizeof(path), "%s/lost/cell-%u-%016llx-%016llx.records",
+                   cell->rt->config->data_dir, cell->number, (unsigned long long)from,
+                   (unsigned long long)nef_wall_ms());
+    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    buffer = malloc(1u << 20);
+    if (fd < 0 || buffer == NULL) {
+        err = buffer == NULL ? NEF_E_NOMEM : NEF_E_SYSTEM;
+        goto out;
+    }
+    while (from < to) {
+        uint64_t left = cell->rt->segment_bytes - from % cell->rt->segment_bytes;
+        uint64_t bytes = NEF_MIN(NEF_MIN(to - from, left), 1u << 20);
+
+        if (from % cell->rt->segment_bytes < NEF_SEGMENT_HEADER_BYTES) {
+            from += NEF_SEGMENT_HEADER_BYTES - from % cell->rt->segment_bytes;
+            continue;
+        }
+        err = nef_log_read(cell->log, from, buffer, bytes);
+        if (err != NEF_OK)
+            goto out;
+        if (write(fd, buffer, bytes) != (ssize_t)bytes) {
+            err = NEF_E_IO;
+            goto out;
+        }
+        from += bytes;
+    }
+    if (fsync(fd) != 0)
+        err = NEF_E_IO;
+out:
+    if (fd >= 0)
+        (void)close(fd);
+    free(buffer);
+    return err;
+}
+
+nef_err cell_cut(struct cell *cell, uint64_t to)
+{
+    static const uint8_t every_key[16];
+    uint64_t end = nef_log_end(cell->log);
+    nef_err err;
+
+    hold(cell);
+    nef_trace(NEF_TRACE_WARN, "log_cut", "u:cell", (uint64_t)cell->number, "u:from", end, "u:to", to,
+              NULL);
+    if (end > to) {
+        err = keep_tail(cell, to, end);
+        if (err != NEF_OK) /* a full disk mustn't keep the replica out for ever */
+            nef_trace(NEF_TRACE_ERROR, "log_cut_not_kept", "u:cell", (uint64_t)cell->number, "e:err",
+                      err, NULL);
+    }
+    err = nef_log_truncate(cell->log, to);
+    if (err == NEF_OK) {
+        pthread_mutex_lock(&cell->lock);
+        nef_gate_cut(cell->gate, to);
+        cell->end = to;
+        cell->sync_wanted = false;
+        if (cell->commit > to)
+            cell->commit = to;
+        pthread_mutex_unlock(&cell->lock);
+        if (nef_store_applied(cell->rt->store, cell->number) > to) {
+            /* only after an accepted loss: the index is ahead of the log that counts now */
+            err = nef_store_rebuild(cell->rt->store, cell->number);
+            pthread_mutex_lock(&cell->lock);
+            atomic_store(&cell->applied, nef_store_applied(cell->rt->store, cell->number));
+            (void)nef_gate_init(cell->gate, GATE_ENTRIES, 0); /* the index went back: all reads wait */
+            nef_gate_mark(cell->gate, every_key, to);
+            pthread_mutex_unlock(&cell->lock);
+        }
+    }
+    release(cell);
+    return err;
+}
+
+nef_err cell_skip(struct cell *cell, uint64_t to)
+{
+    static const uint8_t every_key[16];
+    nef_err err;
+
+    hold(cell);
+    nef_trace(NEF_TRACE_WARN, "log_skip", "u:cell", (uint64_t)cell->number, "u:from",
+              nef_log_end(cell->log), "u:to", to, NULL);
+    err = nef_log_skip(cell->log, to);
+    if (err == NEF_OK) {
+        pthread_mutex_lock(&cell->lock);
+        cell->rebuild = true;
+        cell->end = to;
+        nef_gate_mark(cell->gate, every_key, to);
+        pthread_mutex_unlock(&cell->lock);
+    }
+    release(cell);
+    return err;
+}
+
+void cell_sync(struct cell *cell)
+{
+    pthread_mutex_lock(&cell->lock);
+    cell->sync_wanted = true;
+    pthread_cond_signal(&cell->sync_wanted_cond);
+    pthread_mutex_unlock(&cell->lock);
+}
+
+void cell_commit(struct cell *cell, uint64_t until)
+{
+    pthread_mutex_lock(&cell->lock);
+    if (until > cell->commit) {
+        cell->commit = until;
+        pthread_cond_signal(&cell->apply_cond);
+    }
+    pthread_mutex_unlock(&cell->lock);
+}

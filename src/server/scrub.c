@@ -1,0 +1,162 @@
+/* Scrub: reads every sealed segment past the page cache at a bounded rate, checks every record, repairs what
+ * doesn't verify from the peer, and compares the segment's digest with the peer's.
+ *
+ * Each zone scrubs by itself and tells the other what it found (a `digest` frame); a zone that has both
+ * digests of a segment compares them. Both copies verified and yet different would mean that the logs are
+ * not byte-identical, which nothing here can mend: it is traced as an error and counted. */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "base/bytes.h"
+#include "base/trace.h"
+#include "server/runtime_internal.h"
+
+#define SEGMENTS_MAX 65536u
+#define STEP_BYTES   (1u << 20)
+
+static void sleep_ns(struct nef_runtime *rt, uint64_t ns)
+{
+    while (ns > 0 && !atomic_load(&rt->stopping)) {
+        uint64_t part = ns < 200000000ull ? ns : 200000000ull;
+        struct timespec pause = {0, (long)part};
+
+        (void)nanosleep(&pause, NULL);
+        ns -= part;
+    }
+}
+
+static struct digest *slot_of(struct nef_runtime *rt, uint32_t cell, uint64_t segment)
+{
+    return &rt->digests[(segment * NEF_CELL_MAX + cell) % DIGESTS];
+}
+
+static void compare(const struct digest *d)
+{
+    if (d->have_ours && d->have_theirs && memcmp(d->ours, d->theirs, 32) != 0)
+        nef_trace(NEF_TRACE_ERROR, "segments_differ", "u:cell", (uint64_t)d->cell, "u:segment",
+                  d->segment, NULL);
+}
+
+static void note(struct nef_runtime *rt, uint32_t cell, uint64_t segment, const uint8_t digest[32],
+                 bool ours)
+{
+    struct digest *d = slot_of(rt, cell, segment);
+
+    pthread_mutex_lock(&rt->digest_lock);
+    if (d->cell != cell || d->segment != segment)
+        *d = (struct digest){.cell = cell, .segment = segment};
+    memcpy(ours ? d->ours : d->theirs, digest, 32);
+    if (ours)
+        d->have_ours = true;
+    else
+        d->have_theirs = true;
+    if (d->have_ours && d->have_theirs) {
+        (void)atomic_fetch_add(&rt->scrub_compared, 1);
+        if (memcmp(d->ours, d->theirs, 32) != 0)
+            (void)atomic_fetch_add(&rt->scrub_different, 1);
+    }
+    compare(d);
+    pthread_mutex_unlock(&rt->digest_lock);
+}
+
+nef_err scrub_digest(struct nef_runtime *rt, struct nef_reader *r)
+{
+    uint32_t cell = nef_read_u32(r);
+    uint64_t segment = nef_read_u64(r);
+    uint8_t digest[32];
+
+    nef_read_copy(r, digest, sizeof(digest));
+    if (nef_reader_end(r) != NEF_OK || cell >= rt->cell_count)
+        return NEF_E_PROTOCOL;
+    note(rt, cell, segment, digest, false);
+    return NEF_OK;
+}
+
+static void tell(struct nef_runtime *rt, uint32_t cell, uint64_t segment, const uint8_t digest[32])
+{
+    uint8_t text[44];
+    struct nef_writer w = nef_writer_of(text, sizeof(text));
+
+    nef_write_u32(&w, cell);
+    nef_write_u64(&w, segment);
+    nef_write_copy(&w, digest, 32);
+    for (uint32_t i = 0; i < rt->link_count; i++)
+        (void)link_send(&rt->links[i], CONN_BULK, frame_plain(FRAME_DIGEST, text, sizeof(text)));
+}
+
+/* NEF_E_AGAIN: a record was repaired, scrub it again. */
+static nef_err scrub_segment(struct nef_runtime *rt, uint32_t cell, uint64_t segment)
+{
+    uint64_t rate = rt->config->scrub.rate_bytes;
+    struct nef_scrub *scrub = NULL;
+    uint8_t digest[32];
+    uint64_t bad = UINT64_MAX, bytes = 0;
+    nef_err err = nef_scrub_begin(rt->cells[cell].log, segment, &scrub);
+
+    if (err != NEF_OK)
+        return err;
+    do {
+        err = nef_scrub_step(scrub);
+        if (err == NEF_E_AGAIN)
+            sleep_ns(rt, (uint64_t)STEP_BYTES * 1000000000ull / rate);
+    } while (err == NEF_E_AGAIN && !atomic_load(&rt->stopping));
+    if (err == NEF_OK)
+        nef_scrub_result(scrub, digest, &bad, &bytes);
+    nef_scrub_free(scrub);
+    if (err != NEF_OK)
+        return err;
+    (void)atomic_fetch_add(&rt->scrub_bytes, bytes);
+    if (bad == UINT64_MAX) {
+        note(rt, cell, segment, digest, true);
+        tell(rt, cell, segment, digest);
+        return NEF_OK;
+    }
+    (void)atomic_fetch_add(&rt->scrub_bad, 1);
+    err = nef_runtime_repair(rt, cell, bad);
+    nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "scrub_repair", "u:cell",
+              (uint64_t)cell, "u:offset", bad, "e:err", err, NULL);
+    return err == NEF_OK ? NEF_E_AGAIN : err;
+}
+
+static void scrub_cell(struct nef_runtime *rt, uint32_t cell)
+{
+    uint64_t *numbers = malloc(SEGMENTS_MAX * sizeof(*numbers));
+    uint32_t count;
+
+    if (numbers == NULL)
+        return;
+    count = nef_log_segments(rt->cells[cell].log, numbers, SEGMENTS_MAX);
+    for (uint32_t i = 0; i < count && i < SEGMENTS_MAX && !atomic_load(&rt->stopping); i++) {
+        nef_err err;
+        int tries = 0;
+
+        if (numbers[i] >= nef_log_end(rt->cells[cell].log) / rt->segment_bytes)
+            break; /* the tail is still written; recovery checks it */
+        do
+            err = scrub_segment(rt, cell, numbers[i]);
+        while (err == NEF_E_AGAIN && ++tries < 4096);
+        if (err != NEF_OK && err != NEF_E_NOT_FOUND) /* NOT_FOUND: dropped meanwhile */
+            nef_trace(NEF_TRACE_WARN, "scrub_failed", "u:cell", (uint64_t)cell, "u:segment", numbers[i],
+                      "e:err", err, NULL);
+    }
+    free(numbers);
+}
+
+void *scrub_main(void *argument)
+{
+    struct nef_runtime *rt = argument;
+
+    sleep_ns(rt, NEF_MIN(rt->config->scrub.interval_ns, 10000000000ull));
+    while (!atomic_load(&rt->stopping)) {
+        uint64_t began = now_ns(), took;
+
+        if (rt->config->scrub.rate_bytes > 0)
+            for (uint32_t i = 0; i < rt->cell_count && !atomic_load(&rt->stopping); i++)
+                scrub_cell(rt, i);
+        (void)atomic_fetch_add(&rt->scrub_passes, 1);
+        took = now_ns() - began;
+        if (took < rt->config->scrub.interval_ns)
+            sleep_ns(rt, rt->config->scrub.interval_ns - took);
+    }
+    return NULL;
+}
