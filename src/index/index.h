@@ -24,7 +24,7 @@ struct nef_index_shared *nef_index_shared_new(size_t cache_bytes, size_t write_b
 void nef_index_shared_free(struct nef_index_shared *shared);
 
 /* key: 32 bytes, of the AES-256-CTR encryption; copied into locked memory. Creates the directory if it is
- * missing. NEF_E_CORRUPT: RocksDB says so, or the key is another one (checked by a known row): the caller
+ * missing. NEF_E_BUSY: it is open elsewhere. NEF_E_CORRUPT: RocksDB says so, or the key is another one (each file's prefix tells): the caller
  * wipes and rebuilds. */
 NEF_MUST_CHECK nef_err nef_index_open(struct nef_index_shared *shared, const char *path,
                                       const uint8_t key[32], struct nef_index **out_index);
