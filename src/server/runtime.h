@@ -27,6 +27,7 @@ nef_err nef_runtime_wait(struct nef_runtime *rt);
 void nef_runtime_wake(struct nef_runtime *rt);
 
 struct nef_store *nef_runtime_store(struct nef_runtime *rt);
+uint64_t nef_runtime_proposer(const struct nef_runtime *rt); /* id of this start in what it proposes */
 
 /* ---- proposing ---- */
 
