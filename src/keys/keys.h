@@ -24,14 +24,15 @@ struct nef_keys;
 
 /* Write a fresh customer key file (mode 0600, synced, never over an existing one: NEF_E_EXISTS). */
 NEF_MUST_CHECK nef_err nef_keys_make_file(const char *path);
-/* Refuses a file that others can read (NEF_E_CONFIG). */
+/* NEF_E_CONFIG: others can access the file, or it isn't a key file; NEF_E_NOT_FOUND. */
 NEF_MUST_CHECK nef_err nef_keys_open_file(const char *path, struct nef_keys **out_keys);
 void nef_keys_close(struct nef_keys *keys);
 
 /* Make a bucket key: it is known under ID at once; wrapped form to out_wrapped (NEF_WRAPPED_KEY_MAX). */
 NEF_MUST_CHECK nef_err nef_keys_create(struct nef_keys *keys, const struct nef_id *id,
                                        uint8_t *out_wrapped, size_t *out_bytes);
-/* Make a wrapped bucket key known under ID. Idempotent; a different key under a known id: NEF_E_EXISTS. */
+/* Make a wrapped bucket key known under ID. Idempotent; a different key under a known id: NEF_E_EXISTS.
+ * NEF_E_KEY: it is wrapped under another customer key. */
 NEF_MUST_CHECK nef_err nef_keys_load(struct nef_keys *keys, const struct nef_id *id,
                                      const uint8_t *wrapped, size_t bytes);
 void nef_keys_forget(struct nef_keys *keys, const struct nef_id *id); /* wiped */
@@ -45,7 +46,8 @@ NEF_MUST_CHECK nef_err nef_keys_unwrap_dek(struct nef_keys *keys, const struct n
                                            const uint8_t wrapped[NEF_WRAPPED_DEK_BYTES],
                                            uint8_t out_dek[32]);
 
-/* XAES under a bucket key (checkpoint rows: the region's). out: bytes + / - NEF_XAES_OVERHEAD. */
+/* XAES under a bucket key (checkpoint rows: the region's). out: bytes + / - NEF_XAES_OVERHEAD.
+ * aad_bytes: at most 256. */
 NEF_MUST_CHECK nef_err nef_keys_seal(struct nef_keys *keys, const struct nef_id *bucket_key,
                                      const void *aad, size_t aad_bytes, const void *in, size_t bytes,
                                      void *out);
@@ -58,7 +60,8 @@ NEF_MUST_CHECK nef_err nef_keys_tag(struct nef_keys *keys, const struct nef_id *
                                     const struct nef_id *bucket, const void *object_key, size_t bytes,
                                     uint8_t out_tag[16]);
 
-/* The index key of a zone: read from PATH (wrapped under the customer key) or made and written there. */
+/* The index key of a zone: read from PATH (wrapped under the customer key) or made and written there.
+ * NEF_E_CORRUPT, NEF_E_KEY (of another customer key): the caller may unlink PATH and wipe the index. */
 NEF_MUST_CHECK nef_err nef_keys_index_key(struct nef_keys *keys, const char *path, uint8_t out_key[32]);
 
 #endif
