@@ -31,6 +31,8 @@ static bool absent(const struct nef_config_field *field, const char *base)
         return *(char *const *)(const void *)(base + field->offset) == NULL;
     if (field->kind == NEF_CONFIG_MAP && field->flag != 0)
         return !*(const bool *)(base + field->flag - 1);
+    if (field->kind == NEF_CONFIG_LIST && field->min > 0) /* "[]" would be refused */
+        return *(const uint32_t *)(const void *)(base + field->count) == 0;
     return false;
 }
 
