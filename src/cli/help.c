@@ -1,0 +1,168 @@
+/* `nef help`: every command explained, with examples. The text is the reference; docs/operations.md tells when to
+ * use what. */
+#include <stdio.h>
+#include "cli/cli.h"
+
+#define OF_REGION                                                                                  \
+    "Which region:\n"                                                                              \
+    "  --dir DIR           one that nef up made on this machine\n"                                 \
+    "  --endpoint URL      the admin listener of a zone, such as https://zone-a.example:9016\n"    \
+    "  --token-file FILE   with --endpoint: its admin token (or NEF_ADMIN_TOKEN in the environment)\n" \
+    "  --ca FILE           with --endpoint and https: the region's ca.crt\n"
+
+const struct nef_command nef_commands[] = {
+    {"up", "make or start a region on this machine", nef_cmd_up,
+     "nef up --dir DIR [--port-base 9000] [--cells 4] [--region eu-paris] [--detach]\n"
+     "\n"
+     "Makes a region in DIR, or starts again what is missing of the one that DIR holds: three etcd\n"
+     "members, zones a and b, the witness, and HAProxy as the front. Needs no root. All of it listens on\n"
+     "127.0.0.1 only. One machine is one failure domain: this shows how a region behaves, it doesn't\n"
+     "protect data; for three hosts see nef help init.\n"
+     "\n"
+     "  --dir DIR        where everything of the region lives\n"
+     "  --port-base N    first port (9000); 41 ports from there: front +0, zone a +10.., zone b +20..,\n"
+     "                   witness +33.. ; fixed once the region is made\n"
+     "  --cells N        logs that work in parallel (4); fixed once the region is made\n"
+     "  --region NAME    its name, which S3 clients call the region (eu-paris)\n"
+     "  --detach         return when the region serves, or say what failed (status 1)\n"
+     "\n"
+     "Without --detach it shows one live line a zone (role, in sync, rate, lag) until Ctrl-C, which stops\n"
+     "the region if this command started it. A supervisor restarts what crashes after 5 s, and leaves\n"
+     "alone what nef zone-stop stopped. It may itself be killed: the region goes on, and the next nef up\n"
+     "adopts what runs. Repeating nef up is harmless.\n"
+     "\n"
+     "DIR/region.json tells endpoint, keys, ports and process ids to clients and scripts. DIR/logs has a\n"
+     "log for each process. DIR/keys/customer.key is the key that everything is sealed under.\n"
+     "\n"
+     "  nef up --dir ./run --detach\n"
+     "  nef up --dir /tmp/second --port-base 9100\n"},
+    {"down", "stop a region on this machine", nef_cmd_down,
+     "nef down --dir DIR\n"
+     "\n"
+     "Stops all processes of the region cleanly and returns when they are gone: the front, zones and\n"
+     "witness first, then etcd. What doesn't end within 20 s is killed, which loses nothing: the next\n"
+     "start recovers as after a crash. Data stays. Works after kill -9 of the supervisor, too.\n"
+     "\n"
+     "  nef down --dir ./run\n"},
+    {"status", "how the region is", nef_cmd_status,
+     "nef status --dir DIR | --endpoint URL [--json]\n"
+     "\n"
+     "Asks a zone how the region is: epoch, durability (2/2: what is acknowledged is on both zones' disks),\n"
+     "for each cell its primary and log ends, for each zone its state, last contact and catch-up.\n"
+     "\n" OF_REGION
+     "  --json              the answer as it is:\n"
+     "                      {\"epoch\", \"durability\", \"cells\": [{\"id\", \"primary\", \"log_end\": {zone: n}, \"lag\"}],\n"
+     "                       \"zones\": [{\"name\", \"state\", \"in_sync\", \"last_contact_ms\",\n"
+     "                                  \"catch_up\": {\"bytes_left\", \"eta_s\"}}]}\n"
+     "\n"
+     "  nef status --dir ./run\n"
+     "  nef status --endpoint https://zone-a.example:9016 --token-file admin.token --ca ca.crt --json\n"},
+    {"user", "who may use the region", nef_cmd_user,
+     "nef user add NAME [--bucket BUCKET] [--read-only] [--json]\n"
+     "nef user list [--json]\n"
+     "nef user disable NAME\n"
+     "\n"
+     "add makes a user and prints its access key and secret key; the secret key is shown this once. With\n"
+     "--bucket the user sees only that bucket, with --read-only it changes nothing. disable refuses its\n"
+     "requests from now on, in both zones. Users are records of the region's log: both zones know them, and a\n"
+     "change counts when it is durable in both.\n"
+     "\n" OF_REGION
+     "\n"
+     "  nef user add backup --bucket backups --dir ./run\n"
+     "  nef user list --dir ./run\n"
+     "  nef user disable backup --dir ./run\n"},
+    {"zone-stop", "take a zone away, as a fault would", nef_cmd_zone_stop,
+     "nef zone-stop --dir DIR ZONE [--kill | --pause]\n"
+     "\n"
+     "Takes a whole zone of a region on this machine, its process and its etcd member, and keeps it away until\n"
+     "nef zone-start or nef down. ZONE is a or b; w takes the witness and its etcd member.\n"
+     "\n"
+     "  (nothing)   a clean stop: the zone hands over, then ends\n"
+     "  --kill      kill -9 of both processes\n"
+     "  --pause     SIGSTOP: they are there and say nothing\n"
+     "\n"
+     "  nef zone-stop --dir ./run a --kill\n"},
+    {"zone-start", "bring a zone back", nef_cmd_zone_start,
+     "nef zone-start --dir DIR ZONE\n"
+     "\n"
+     "Starts what nef zone-stop stopped, and lets go on what it paused. Returns at once; the zone catches up\n"
+     "while clients go on, which nef status shows.\n"
+     "\n"
+     "  nef zone-start --dir ./run a\n"},
+    {"zone-recover", "go on with one zone when zone and witness are lost", nef_cmd_zone_recover,
+     "nef zone-recover --accept-loss --dir DIR [ZONE] | --endpoint URL\n"
+     "\n"
+     "With one zone and the witness gone the other zone stops, because it can't know whether it is the one\n"
+     "that was cut off. This command is a person's word that the others are gone and stay gone. What only the\n"
+     "lost zone had acknowledged is lost. When it returns after all, what it held beyond is put into a file\n"
+     "there and listed, not merged. First make sure that the other zone does not run.\n"
+     "\n"
+     "In a region of nef up it also makes etcd go on with the surviving member alone. On three hosts that is a\n"
+     "step of its own before this one: docs/operations.md, \"One zone and the witness are lost\".\n"
+     "\n" OF_REGION
+     "\n"
+     "  nef zone-recover --accept-loss --dir ./run b\n"},
+    {"fsck", "check the logs offline", nef_cmd_fsck,
+     "nef fsck --dir DIR [--rebuild-index]\n"
+     "\n"
+     "Checks a region that is stopped: the logs of both zones against each other, every checksum, and the\n"
+     "index against the log. DIR is that of nef up, or the data directory of one zone. Nothing is changed,\n"
+     "except that --rebuild-index throws the index away, to be made anew from the log.\n"
+     "\n"
+     "Exit status: 0 clean, 1 problems (each is listed), 2 it could not run.\n"
+     "\n"
+     "  nef down --dir ./run && nef fsck --dir ./run\n"},
+    {"init", "write the files of a region on three hosts", nef_cmd_init,
+     "nef init --out DIR --zones a=HOST,b=HOST --witness HOST [--region eu-paris] [--cells 4]\n"
+     "         [--data-dir /var/lib/nef] [--front-port 443]\n"
+     "\n"
+     "Writes one tree of files for each host, to be copied to its root: zone or witness configuration,\n"
+     "certificates of a CA made for this region, options for Debian's etcd, and haproxy.cfg for the front on\n"
+     "each zone's host. DIR/operator gets what stays with you: the CA's key, the customer's key, the first\n"
+     "user and the admin token. It prints the commands that come next; docs/operations.md explains each.\n"
+     "\n"
+     "  --zones N=HOST,N=HOST   two zones, each on a host of its own; the first is preferred as primary\n"
+     "  --witness HOST          a third place: it votes, and never holds customer data, names or keys\n"
+     "\n"
+     "  nef init --out eu-paris --zones a=zone-a.example,b=zone-b.example --witness witness.example\n"},
+    {"zone", "run a zone (what systemd starts)", nef_cmd_zone,
+     "nef zone --config FILE\n"
+     "\n"
+     "Runs one zone until SIGTERM. FILE is YAML as nef init writes it, with every setting explained; an error\n"
+     "names file, line and key. Speaks Type=notify to systemd. Exit status: 0 clean, 1 failed, 2 configuration.\n"},
+    {"witness", "run the witness (what systemd starts)", nef_cmd_witness,
+     "nef witness --config FILE\n"
+     "\n"
+     "Runs the third place's process until SIGTERM. It keeps etcd's leadership at its own member, so that\n"
+     "the loss of a zone costs no election, and tells zones its time. It holds no customer data, name or key.\n"},
+    {"supervise", "the process behind nef up", nef_cmd_supervise,
+     "nef supervise --dir DIR\n"
+     "\n"
+     "Started by nef up; there is no need to call it. Starts, adopts and restarts the processes of a region on\n"
+     "one machine, keeps DIR/region.json, and takes commands over DIR/supervisor.sock.\n"},
+    {"help", "this text, or all about one command", nef_cmd_help,
+     "nef help [COMMAND]\n"},
+    {NULL, NULL, NULL, NULL},
+};
+
+int nef_cmd_help(int argc, char **argv)
+{
+    const struct nef_command *command;
+
+    if (argc > 1) {
+        command = nef_command_find(argv[1]);
+        if (command == NULL) {
+            (void)fprintf(stderr, "nef help: there is no command '%s'; see: nef help\n", argv[1]);
+            return 2;
+        }
+        printf("nef %s: %s\n\n%s", command->name, command->summary, command->help);
+        return 0;
+    }
+    printf("nef %s: a sovereign region of two zones. S3 from both, either can be lost at any moment.\n\n",
+           NEF_VERSION);
+    for (command = nef_commands; command->name != NULL; command++)
+        printf("  nef %-14s %s\n", command->name, command->summary);
+    printf("\nAll about one: nef help COMMAND. Version: nef --version.\n"
+           "A region on this machine in one line: nef up --dir ./run --detach\n");
+    return 0;
+}

@@ -1,0 +1,112 @@
+/* `nef status`: what a zone says of the region, as it is or as a table. */
+#include <stdio.h>
+#include <string.h>
+#include "cli/cli.h"
+
+void nef_human_bytes(char out[32], double bytes)
+{
+    static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
+    unsigned unit = 0;
+
+    while (bytes >= 1000 && unit < 5) {
+        bytes /= 1000;
+        unit++;
+    }
+    (void)snprintf(out, 32, unit == 0 ? "%.0f %s" : "%.1f %s", bytes, units[unit]);
+}
+
+const char *nef_json_text(const json_t *object, const char *name, const char *preset)
+{
+    const char *text = json_string_value(json_object_get(object, name));
+
+    return text != NULL ? text : preset;
+}
+
+double nef_json_number(const json_t *object, const char *name, double preset)
+{
+    const json_t *value = json_object_get(object, name);
+
+    return json_is_number(value) ? json_number_value(value) : preset;
+}
+
+static void print_zone(const json_t *zone)
+{
+    const json_t *catch_up = json_object_get(zone, "catch_up");
+    double contact = nef_json_number(zone, "last_contact_ms", -1);
+    double left = nef_json_number(catch_up, "bytes_left", 0), eta = nef_json_number(catch_up, "eta_s", -1);
+    char contact_text[32] = "-", left_text[32] = "-", eta_text[32] = "";
+
+    if (contact >= 0)
+        (void)snprintf(contact_text, sizeof(contact_text), "%.0f ms", contact);
+    if (left > 0)
+        nef_human_bytes(left_text, left);
+    if (left > 0 && eta >= 0)
+        (void)snprintf(eta_text, sizeof(eta_text), ", %.0f s", eta);
+    printf("%-12s %-12s %-8s %12s   %s%s\n", nef_json_text(zone, "name", "?"),
+           nef_json_text(zone, "state", "?"), json_is_true(json_object_get(zone, "in_sync")) ? "yes" : "no",
+           contact_text, left_text, eta_text);
+}
+
+static void print_cell(const json_t *cell)
+{
+    const json_t *ends = json_object_get(cell, "log_end");
+    const char *zone;
+    json_t *end;
+    char text[32];
+
+    nef_human_bytes(text, nef_json_number(cell, "lag", 0));
+    printf("%-12.0f %-12s %-8s", nef_json_number(cell, "id", -1), nef_json_text(cell, "primary", "-"), text);
+    json_object_foreach((json_t *)(uintptr_t)ends, zone, end)
+        printf("  %s %" JSON_INTEGER_FORMAT, zone, json_integer_value(end));
+    printf("\n");
+}
+
+bool nef_status_print(const json_t *root)
+{
+    const json_t *zones = json_object_get(root, "zones"), *cells = json_object_get(root, "cells");
+    const char *durability = json_string_value(json_object_get(root, "durability"));
+    json_t *item;
+    size_t n;
+
+    if (durability == NULL || !json_is_array(zones) || !json_is_array(cells))
+        return false;
+    printf("durability %s   epoch %" JSON_INTEGER_FORMAT "\n\n", durability,
+           json_integer_value(json_object_get(root, "epoch")));
+    printf("%-12s %-12s %-8s %12s   %s\n", "ZONE", "STATE", "IN SYNC", "LAST CONTACT", "CATCH-UP");
+    json_array_foreach(zones, n, item)
+        print_zone(item);
+    printf("\n%-12s %-12s %-8s  %s\n", "CELL", "PRIMARY", "LAG", "LOG END");
+    json_array_foreach(cells, n, item)
+        print_cell(item);
+    return true;
+}
+
+int nef_cmd_status(int argc, char **argv)
+{
+    const char *dir = NULL, *endpoint = NULL, *token_file = NULL, *ca = NULL;
+    bool as_json = false;
+    const struct nef_option options[] = {{.name = "dir", .text = &dir},
+                                         {.name = "endpoint", .text = &endpoint},
+                                         {.name = "token-file", .text = &token_file},
+                                         {.name = "ca", .text = &ca},
+                                         {.name = "json", .flag = &as_json},
+                                         {.name = NULL}};
+    struct nef_admin admin;
+    struct nef_words words;
+    json_t *root = NULL;
+    int status = 0;
+
+    if (!nef_options(argc, argv, options, 0, 0, &words) ||
+        !nef_admin_open("status", dir, endpoint, token_file, ca, &admin))
+        return 2;
+    if (nef_admin_call(&admin, NULL, "/status", NULL, &root) != NEF_OK)
+        return nef_complain("status", "no zone says how the region is: %s", admin.error);
+    if (as_json) {
+        (void)json_dumpf(root, stdout, JSON_INDENT(2));
+        printf("\n");
+    } else if (!nef_status_print(root)) {
+        status = nef_complain("status", "the answer isn't a status");
+    }
+    json_decref(root);
+    return fflush(stdout) == 0 ? status : 1;
+}
