@@ -27,8 +27,7 @@ size_t nef_hash_bytes(enum nef_hash_kind kind)
     case NEF_HASH_SHA512:
         return 64;
     }
-    NEF_ASSERT(!"a hash kind of the list");
-    return 0;
+    nef_assert_fail(__FILE__, __LINE__, "a hash kind of the list");
 }
 
 struct nef_hash *nef_hash_new(enum nef_hash_kind kind)

@@ -89,7 +89,7 @@ static void print_map(const struct nef_config_schema *schema, const char *base, 
             (field->kind == NEF_CONFIG_MAP && empty_map(field->map, base + field->offset)))
             continue;
         if (!in_list) {
-            if (depth == 0 && !first && field->help != NULL)
+            if (depth == 0 && !first && (field->help != NULL || field->kind == NEF_CONFIG_MAP))
                 nef_buf_text(out, "\n");
             print_help(field->help, depth, out);
         }

@@ -363,24 +363,47 @@ nef_err nef_config_scalar(const struct nef_config_field *field, const char *text
     case NEF_CONFIG_LIST:
         break;
     }
-    NEF_ASSERT(!"a scalar kind");
-    return NEF_E_CONFIG;
+    nef_assert_fail(__FILE__, __LINE__, "a scalar kind");
 }
 
 /* ---- value to text ---- */
 
+/* The code point of the UTF-8 sequence at P and its length; a byte that begins none stands for itself. */
+static size_t code_point(const unsigned char *p, uint32_t *out)
+{
+    size_t n = *p < 0xc2 ? 1 : *p < 0xe0 ? 2 : *p < 0xf0 ? 3 : *p < 0xf5 ? 4 : 1;
+    uint32_t v = n == 1 ? *p : *p & (0x7fu >> n);
+
+    for (size_t i = 1; i < n; i++) {
+        if ((p[i] & 0xc0) != 0x80) { /* also at the NUL */
+            *out = *p;
+            return 1;
+        }
+        v = v << 6 | (p[i] & 0x3fu);
+    }
+    *out = v;
+    return n;
+}
+
+/* In double quotes. What YAML doesn't take as it is, or takes for a line break (NEL, LS, PS), is escaped. */
 static void quoted_text(const char *text, struct nef_buf *out)
 {
+    const unsigned char *p = (const unsigned char *)text;
+
     nef_buf_text(out, "\"");
-    for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
+    while (*p != '\0') {
+        uint32_t c;
+        size_t n = code_point(p, &c);
 
         if (c == '"' || c == '\\')
-            nef_buf_printf(out, "\\%c", c);
-        else if (c < 0x20 || c == 0x7f)
+            nef_buf_printf(out, "\\%c", (int)c);
+        else if (c < 0x20 || (c >= 0x7f && c < 0xa0) || (n == 1 && c >= 0x80))
             nef_buf_printf(out, "\\x%02x", c);
+        else if (c == 0x2028 || c == 0x2029 || c == 0xfeff || c == 0xfffe || c == 0xffff)
+            nef_buf_printf(out, "\\u%04x", c);
         else
-            nef_buf_u8(out, c);
+            nef_buf_append(out, p, n);
+        p += n;
     }
     nef_buf_text(out, "\"");
 }
@@ -432,5 +455,5 @@ void nef_config_scalar_text(const struct nef_config_field *field, const void *va
     case NEF_CONFIG_LIST:
         break;
     }
-    NEF_ASSERT(!"a scalar kind");
+    nef_assert_fail(__FILE__, __LINE__, "a scalar kind");
 }
