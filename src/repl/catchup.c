@@ -265,7 +265,8 @@ void nef_catchup_join(struct nef_repl *r, uint32_t peer, const struct nef_messag
         lost = lost || cut < r->cells[c].commit;
         nef_joined_cell_encode(&w, cut, from, &r->cells[c].epochs, entries);
     }
-    p->rejoin_lost = lost || j.flags & NEF_STATE_UNFIT;
+    p->rejoin_lost =
+        nef_group_has(&r->group, &p->replica) && (lost || j.flags & NEF_STATE_UNFIT);
     p->follow = FOLLOW_RECONCILING;
     p->session = joined.session;
     nef_repl_send(r, NEF_ACT_SEND, peer, NEF_MSG_JOINED, &w, 0);
