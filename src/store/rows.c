@@ -592,8 +592,7 @@ void nef_row_segment_put(struct nef_buf *out, const struct nef_row_segment *row)
     nef_buf_reset(out);
     nef_buf_u64(out, row->live);
     nef_buf_u64(out, row->total);
-    nef_buf_u64(out, row->dead_data_ms);
-    nef_buf_u64(out, row->dead_small_ms);
+    nef_buf_u64(out, row->dead_ms);
 }
 
 nef_err nef_row_segment_get(const void *value, size_t bytes, struct nef_row_segment *out)
@@ -603,8 +602,7 @@ nef_err nef_row_segment_get(const void *value, size_t bytes, struct nef_row_segm
 
     row.live = nef_read_u64(&r);
     row.total = nef_read_u64(&r);
-    row.dead_data_ms = nef_read_u64(&r);
-    row.dead_small_ms = nef_read_u64(&r);
+    row.dead_ms = nef_read_u64(&r);
     if (row_end(&r) != NEF_OK || row.live > row.total)
         return NEF_E_CORRUPT;
     *out = row;
@@ -615,6 +613,7 @@ void nef_row_dead_put(struct nef_buf *out, const struct nef_row_dead *row)
 {
     nef_buf_reset(out);
     nef_buf_u64(out, row->dead_ms);
+    nef_buf_u64(out, row->erased);
     nef_buf_append(out, row->stream.bytes, 16);
     nef_buf_u32(out, row->piece);
     nef_buf_u32(out, row->cipher_bytes);
@@ -626,6 +625,7 @@ nef_err nef_row_dead_get(const void *value, size_t bytes, struct nef_row_dead *o
     struct nef_row_dead row;
 
     row.dead_ms = nef_read_u64(&r);
+    row.erased = nef_read_u64(&r);
     nef_read_copy(&r, row.stream.bytes, 16);
     row.piece = nef_read_u32(&r);
     row.cipher_bytes = nef_read_u32(&r);

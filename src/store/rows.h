@@ -19,8 +19,8 @@
  *   M bucket(16) object-key 0 id(16) a multipart upload
  *   P upload(16) part(4)             an uploaded part
  *   Q proposer(8) slot(2)            outcome of a proposal
- *   L segment(8)                     bytes of a segment: live, all, and since when something dead is in it
- *   E record-offset(8)               a dead copy of a piece whose bytes are still on disk
+ *   L segment(8)                     bytes of a segment: live, all, and since when a small dead body is in it
+ *   E record-offset(8)               a dead copy of a piece: since when, and whether it was erased
  *
  * A segment below the applied offset that has no L row is not needed: it was dropped (or lies before the
  * checkpoint this index was rebuilt from), and its file may go once the index is flushed. */
@@ -196,16 +196,18 @@ void nef_row_outcome_put(struct nef_buf *out, const struct nef_outcome *row);
 NEF_MUST_CHECK nef_err nef_row_outcome_get(const void *value, size_t bytes, struct nef_outcome *out);
 
 struct nef_row_segment {
-    uint64_t live;          /* bytes of records that a row X names */
-    uint64_t total;         /* bytes of records applied */
-    uint64_t dead_data_ms;  /* since when the oldest dead DATA body is in it (it has E rows); 0: none */
-    uint64_t dead_small_ms; /* the same for a body inside an op, which only rewriting removes */
+    uint64_t live;    /* bytes of records that a row X names */
+    uint64_t total;   /* bytes of records applied */
+    uint64_t dead_ms; /* since when the oldest dead body inside an op is in it, which only rewriting the
+                       * segment removes; 0: none */
 };
 void nef_row_segment_put(struct nef_buf *out, const struct nef_row_segment *row);
 NEF_MUST_CHECK nef_err nef_row_segment_get(const void *value, size_t bytes, struct nef_row_segment *out);
 
 struct nef_row_dead { /* E */
     uint64_t dead_ms;
+    uint64_t erased; /* offset of the ERASE op that named it, 0: none. The row stays until its segment goes:
+                      * the hole itself is local, and can be late when a reader pins the segment */
     struct nef_id stream;
     uint32_t piece;
     uint32_t cipher_bytes;

@@ -20,6 +20,12 @@
 
 struct nef_store;
 
+/* Names in a zone's data directory. */
+#define NEF_STORE_LOCK_NAME      "LOCK"        /* flock'd exclusively by whoever uses the directory */
+#define NEF_STORE_INDEX_KEY_NAME "index.key"   /* wrapped by the customer key */
+#define NEF_STORE_INDEX_NAME     "index-%u"    /* of a cell */
+#define NEF_STORE_LOG_NAME       "cell-%u"     /* directory of a cell's segments */
+
 struct nef_store_options {
     const char *dir; /* holds index-N of each cell and the wrapped index key */
     struct nef_id region;
@@ -53,8 +59,18 @@ NEF_MUST_CHECK nef_err nef_store_rebuild(struct nef_store *store, uint32_t cell)
 
 /* Apply records from applied up to UNTIL (a commit offset), in batches of bounded size, in log order; flush
  * when due; unlink dropped segments once flushed. NEF_E_CORRUPT: a record below commit doesn't verify;
- * nothing at or after it was applied (repair it from the peer, then call again). NEF_E_KEY: key missing. */
+ * nothing at or after it was applied (repair it from the peer, then call again). NEF_E_KEY: key missing.
+ * NEF_E_AGAIN: the log has a hole below and no complete checkpoint above it yet (a replica that skipped what
+ * was dropped): applied is 0 until more of the log is there. */
 NEF_MUST_CHECK nef_err nef_store_apply(struct nef_store *store, uint32_t cell, uint64_t until);
+
+/* The region's key: made known by the REGION op, which is the first op of each cell and gives every cell the
+ * same key. The first primary proposes it for cell 0, and for the others once that was applied.
+ * out_run->bytes 0: the cell has it. NEF_E_AGAIN: cell 0 hasn't, and cell isn't 0. */
+NEF_MUST_CHECK nef_err nef_store_region_next(struct nef_store *store, uint32_t cell,
+                                             struct nef_run *out_run);
+/* NEF_E_AGAIN until a REGION op was applied. */
+NEF_MUST_CHECK nef_err nef_store_region_key(struct nef_store *store, struct nef_id *out_region_key);
 
 /* ---- look-ups ---- */
 

@@ -3,8 +3,8 @@
  * struct nef_cell has three kinds of fields. Those of the apply thread (batch, outcomes, segment counters)
  * are touched by nobody else. `index` may be read from any thread under index_lock held shared, which only
  * nef_store_rebuild takes exclusively. What maintenance and apply exchange is under `lock`. Lock order:
- * index_lock, then lock. Neither is held across a callback to the user; index_lock (shared) is held across
- * index reads. */
+ * index_lock, then lock. index_lock is held shared across index reads and the visits of a listing (which may
+ * read again: the lock prefers readers); neither is held when options.applied is called. */
 #ifndef NEF_STORE_INTERNAL_H
 #define NEF_STORE_INTERNAL_H
 
@@ -75,12 +75,19 @@ struct nef_cell {
     struct nef_id *forget; /* bucket keys to forget once the batch is written */
     uint32_t forget_count, forget_capacity;
     bool stale;        /* a batch failed half-way: reload before the next */
+    bool waiting;      /* the log has a hole and no complete checkpoint above it yet */
+    uint64_t search_at, search_last, search_epoch; /* waiting: how far the log was searched, and the last
+                                                    * record there, which tells if it was cut since */
+    uint64_t *erase; /* bodies to punch once the batch is written */
+    uint32_t erase_count, erase_capacity;
+    uint64_t erase_cursor; /* where the sweep over E rows goes on */
     bool flush_wanted; /* segments were dropped */
     uint64_t flush_offset, flush_ops;
     uint8_t *chunk; /* read window over the log */
     uint64_t chunk_at;
     uint64_t chunk_bytes, chunk_ahead;
-    struct nef_buf value, value2, fields, row; /* scratch */
+    /* scratch: a row read; a row read in between; an op's fields; a row to write; an object to write */
+    struct nef_buf value, value2, fields, row, object;
 
     /* between apply and maintenance */
     pthread_mutex_t lock;
@@ -99,8 +106,14 @@ struct nef_cell {
         bool lost; /* another checkpoint began meanwhile */
     } ckpt;
     struct nef_store_cell_stats stats; /* as of the last batch */
-    uint64_t scan_segment, scan_offset; /* compaction: where the scan of a victim stands (maintenance) */
-    struct nef_id scan_stream;          /* where the scan for dead streams stands */
+    uint64_t dead_ms; /* the oldest small dead body in full segments that no checkpoint covers; 0: none */
+    uint64_t now_ms;  /* wall time of the last maintenance; 0: none yet */
+
+    /* the maintenance thread's */
+    uint64_t scan_segment, scan_offset; /* the segment being rewritten; scan_offset 0: none */
+    uint64_t dead_cursor;               /* over E rows */
+    struct nef_id stream_cursor;        /* over S rows */
+    uint64_t rounds;
 };
 
 struct nef_store {
@@ -111,7 +124,7 @@ struct nef_store {
     pthread_mutex_t region_lock;
     bool has_region;
     struct nef_id region_key;           /* region_lock */
-    struct nef_row_region region_draft; /* region_lock: made by nef_store_region_run, until applied */
+    struct nef_row_region region_draft; /* region_lock: made by nef_store_region_next, until applied */
     bool has_draft;
     struct nef_cell *cells;
 };
@@ -135,13 +148,19 @@ NEF_MUST_CHECK nef_err nef_cell_load(struct nef_cell *cell);
 /* Make region and bucket keys of the cell's rows known. */
 NEF_MUST_CHECK nef_err nef_cell_load_keys(struct nef_cell *cell);
 void nef_store_region_known(struct nef_store *store, const struct nef_id *region_key);
+void nef_cell_stats_update(struct nef_cell *cell); /* apply thread, after a batch */
+/* Punch the bodies of cell->erase; what is pinned now is left to a later sweep. */
+NEF_MUST_CHECK nef_err nef_cell_erase(struct nef_cell *cell);
 /* Flush, then unlink segments that no row needs. */
 NEF_MUST_CHECK nef_err nef_cell_flush(struct nef_cell *cell);
 
 /* ---- checkpoint.c ---- */
 
-/* Fill an empty index from the latest complete checkpoint in the log, or for its very beginning. */
+/* Fill an empty index from the latest complete checkpoint in the log, or for its very beginning. When the
+ * log has neither (a returning replica that skipped what was dropped), cell->waiting is set. */
 NEF_MUST_CHECK nef_err nef_checkpoint_load(struct nef_cell *cell);
+/* While waiting: look for a checkpoint that ends below UNTIL, and load it. */
+NEF_MUST_CHECK nef_err nef_checkpoint_wait(struct nef_cell *cell, uint64_t until);
 void nef_checkpoint_forget(struct nef_cell *cell); /* under lock: give up what is being written */
 /* From apply: BEGIN was written; a ROWS record came; another checkpoint's BEGIN. */
 void nef_checkpoint_begun(struct nef_cell *cell, const struct nef_id *id, uint64_t begin);
@@ -149,6 +168,7 @@ void nef_checkpoint_rows_seen(struct nef_cell *cell, const struct nef_id *id, ui
 
 /* ---- compact.c, called by apply ---- */
 
+/* A copy of a piece that exists already was applied at TO. */
 void nef_compact_copied(struct nef_cell *cell, const struct nef_id *stream, uint32_t piece,
                         uint64_t to);
 
