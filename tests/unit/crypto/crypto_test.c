@@ -268,9 +268,15 @@ static void random_is_never_zero_and_equal_compares(void **state)
     nef_wipe(NULL, 0);
 }
 
-#ifdef __SANITIZE_ADDRESS__
-#define MLOCK_IS_STUB true /* the sanitizer's mlock does nothing */
-#else
+/* The sanitizers' mlock does nothing. gcc defines macros for them, clang has features. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MLOCK_IS_STUB true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define MLOCK_IS_STUB true
+#endif
+#endif
+#ifndef MLOCK_IS_STUB
 #define MLOCK_IS_STUB false
 #endif
 
