@@ -18,6 +18,7 @@ struct nef_dir;
 #define NEF_FILE_CREATE 1u /* create, error NEF_E_EXISTS if it is there */
 #define NEF_FILE_DIRECT 2u /* reads go past the page cache; offset, length and memory in 4096 */
 #define NEF_FILE_READ   4u /* read only */
+#define NEF_FILE_FRESH  8u /* with DIRECT: forget the file's clean cached pages (they may show what a failed sync lost) */
 
 struct nef_file_ops {
     /* All BYTES bytes or an error; reading past the end of the file gives NEF_E_RANGE. */

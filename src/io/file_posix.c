@@ -239,6 +239,8 @@ static nef_err posix_open(struct nef_dir *d, const char *name, unsigned flags,
     file->base.ops = &file_ops;
     file->fd = fd;
     atomic_init(&file->drop_cache, refused);
+    if (flags & NEF_FILE_FRESH)
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); /* advice; only says no to pipes */
     *out_file = &file->base;
     return NEF_OK;
 }

@@ -21,6 +21,8 @@ enum { /* byte positions that are patched in place */
     AT_EPOCH = 16,
     AT_OFFSET = 24,
     AT_TIME = 32,
+    AT_PROPOSER = 80,
+    AT_NUMBER = 88,
     AT_MARK = 160,
     AT_HEADER_CRC = 188,
     AT_SEGMENT_CRC = NEF_SEGMENT_HEADER_BYTES - 4,
@@ -155,6 +157,13 @@ void nef_record_stamp(uint8_t *header, uint64_t epoch, uint64_t offset, uint64_t
     put_u64(header + AT_OFFSET, offset);
     put_u64(header + AT_TIME, time_ms);
     put_u64(header + AT_MARK, synced_before);
+    fix_header_crc(header);
+}
+
+void nef_record_propose(uint8_t *header, uint64_t proposer, uint64_t number)
+{
+    put_u64(header + AT_PROPOSER, proposer);
+    put_u64(header + AT_NUMBER, number);
     fix_header_crc(header);
 }
 

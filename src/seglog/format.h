@@ -104,6 +104,9 @@ void nef_record_encode(const struct nef_record *r, const void *body, int crc_kno
 void nef_record_stamp(uint8_t *header, uint64_t epoch, uint64_t offset, uint64_t time_ms,
                       uint64_t synced_before);
 
+/* Set the proposal's id in the encoded header at `header` and make its CRC good again. */
+void nef_record_propose(uint8_t *header, uint64_t proposer, uint64_t number);
+
 /* Set NEF_RECORD_ERASED in the encoded header at `header` and make its CRC good again. */
 void nef_record_mark_erased(uint8_t *header);
 

@@ -30,7 +30,8 @@ bool nef_all_zero(const uint8_t *p, size_t bytes)
 
 /* ---- the window ---- */
 
-nef_err nef_scan_open(struct nef_log *log, uint64_t number, size_t capacity, struct nef_scan *out_scan)
+nef_err nef_scan_open(struct nef_log *log, uint64_t number, size_t capacity, bool fresh,
+                      struct nef_scan *out_scan)
 {
     struct nef_scan s = {.capacity = capacity, .limit = log->segment_bytes};
     char name[NEF_NAME_BYTES];
@@ -42,7 +43,8 @@ nef_err nef_scan_open(struct nef_log *log, uint64_t number, size_t capacity, str
     if (s.buffer == NULL)
         return NEF_E_NOMEM;
     nef_segment_name(number, name);
-    err = log->dir->ops->open(log->dir, name, NEF_FILE_READ | NEF_FILE_DIRECT, &s.file);
+    err = log->dir->ops->open(log->dir, name,
+                              NEF_FILE_READ | NEF_FILE_DIRECT | (fresh ? NEF_FILE_FRESH : 0), &s.file);
     if (err == NEF_OK)
         err = s.file->ops->size(s.file, &bytes);
     if (err != NEF_OK) {
@@ -237,8 +239,11 @@ nef_err nef_scan_segment(struct nef_log *log, uint64_t number, uint64_t last_epo
     bool half = false, new_epoch = false;
     nef_err err;
 
+    /* Fresh: after a failed sync the page cache can show records that the disk never got. They don't count,
+     * and they mustn't stay, or the next append to their page would carry them to the disk. */
     err = nef_scan_open(log, number,
-                        (size_t)NEF_MIN(WINDOW_BYTES, log->segment_bytes + NEF_BLOCK_BYTES), &scan);
+                        (size_t)NEF_MIN(WINDOW_BYTES, log->segment_bytes + NEF_BLOCK_BYTES), true,
+                        &scan);
     if (err != NEF_OK)
         return err;
     err = nef_scan_view(&scan, 0, NEF_SEGMENT_HEADER_BYTES, &view);
@@ -294,7 +299,7 @@ nef_err nef_zero_above(struct nef_log *log, uint64_t number, uint64_t from, stru
 
     NEF_ASSERT(at >= NEF_SEGMENT_HEADER_BYTES && at <= log->segment_bytes);
     /* Past the page cache: after a failed sync the cache may show zeros that never reached the disk. */
-    err = nef_scan_open(log, number, 2 * NEF_ZERO_CHUNK, &scan);
+    err = nef_scan_open(log, number, 2 * NEF_ZERO_CHUNK, false, &scan);
     if (err == NEF_OK && scan.file_bytes < log->segment_bytes)
         err = file->ops->allocate(file, log->segment_bytes);
     if (err == NEF_OK)

@@ -58,7 +58,7 @@ nef_err nef_scrub_begin(struct nef_log *log, uint64_t segment, struct nef_scrub 
     err = nef_seal_load(log, segment, &s->seal);
     s->seal_known = err == NEF_OK;
     if (err == NEF_OK || err == NEF_E_NOT_FOUND)
-        err = nef_scan_open(log, segment, WINDOW_BYTES, &s->scan);
+        err = nef_scan_open(log, segment, WINDOW_BYTES, false, &s->scan);
     if (err != NEF_OK)
         goto out;
     s->hash = nef_hash_new(NEF_HASH_SHA256);
@@ -244,7 +244,7 @@ static nef_err read_back(struct nef_log *log, uint64_t offset, const uint8_t *da
     const uint8_t *view;
     nef_err err;
 
-    err = nef_scan_open(log, segment_of(log, offset), STEP_BYTES + 2 * NEF_BLOCK_BYTES, &scan);
+    err = nef_scan_open(log, segment_of(log, offset), STEP_BYTES + 2 * NEF_BLOCK_BYTES, false, &scan);
     while (err == NEF_OK && done < bytes) {
         uint64_t n = NEF_MIN(bytes - done, (uint64_t)STEP_BYTES);
 

@@ -233,7 +233,8 @@ struct nef_scan {
     uint64_t limit;      /* segment_bytes */
 };
 
-NEF_MUST_CHECK nef_err nef_scan_open(struct nef_log *log, uint64_t number, size_t capacity,
+/* fresh: forget what the page cache has of the file. */
+NEF_MUST_CHECK nef_err nef_scan_open(struct nef_log *log, uint64_t number, size_t capacity, bool fresh,
                                      struct nef_scan *out_scan);
 void nef_scan_close(struct nef_scan *scan);
 /* Forget what lies before AT (or beyond it, if AT isn't in the window). */
