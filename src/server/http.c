@@ -61,7 +61,7 @@ struct nef_http_request {
     enum stage stage;
     void *call;
     const char *method;
-    struct nef_http_header headers[NEF_HTTP_HEADER_COUNT_MAX];
+    struct nef_s3_header headers[NEF_HTTP_HEADER_COUNT_MAX];
     size_t header_count;
     size_t header_bytes;
     bool too_large;
@@ -82,8 +82,11 @@ void nef_http_ref(struct nef_http_request *r)
 
 void nef_http_unref(struct nef_http_request *r)
 {
-    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) == 1)
-        free(r);
+    if (atomic_fetch_sub_explicit(&r->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (r->response != NULL) /* of a worker that finished after the connection was closed */
+        MHD_destroy_response(r->response);
+    free(r);
 }
 
 void nef_http_wake(struct nef_http_request *r)
@@ -141,7 +144,7 @@ const char *nef_http_target(const struct nef_http_request *r)
     return r->target;
 }
 
-const struct nef_http_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count)
+const struct nef_s3_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count)
 {
     *out_count = r->header_count;
     return r->headers;
@@ -338,9 +341,10 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
         return;
     *con_cls = NULL;
     atomic_store(&r->park, PARK_CLOSED);
-    if (r->response != NULL)
+    if (r->stage == STAGE_DRAIN && r->response != NULL) {
         MHD_destroy_response(r->response);
-    r->response = NULL;
+        r->response = NULL;
+    }
     if (r->call != NULL)
         r->http->handler.closed(r->call, code == MHD_REQUEST_TERMINATED_COMPLETED_OK &&
                                              r->stage == STAGE_QUEUED);
@@ -351,7 +355,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
 
 static void set_response(struct nef_http_request *r, unsigned status, struct MHD_Response *response)
 {
-    NEF_ASSERT(r->response == NULL && r->stage != STAGE_QUEUED);
+    NEF_ASSERT(r->response == NULL);
     r->status = status;
     r->response = response;
     r->failed = response == NULL;

@@ -21,6 +21,7 @@
 #include <stdint.h>
 #include "base/err.h"
 #include "io/config.h"
+#include "s3/http.h"
 
 struct nef_http;         /* a listener */
 struct nef_http_request; /* a request; counted references */
@@ -67,19 +68,14 @@ void nef_http_stop(struct nef_http *http);
 
 /* ---- a request ---- */
 
-struct nef_http_header {
-    const char *name;
-    const char *value;
-};
-
 #define NEF_HTTP_HEADER_COUNT_MAX 128u
 #define NEF_HTTP_DRAIN_MAX        (16u << 20) /* of a body nobody wants: read so that the answer is seen */
 #define NEF_HTTP_BLOCK_BYTES      (1u << 20)  /* what a stream's reader is asked for at once */
 
-/* All borrowed until `closed`. */
+/* All borrowed until `closed`, so only for the handler's calls, not for other threads. */
 const char *nef_http_method(const struct nef_http_request *r);
 const char *nef_http_target(const struct nef_http_request *r); /* raw, as sent */
-const struct nef_http_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count);
+const struct nef_s3_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count);
 const char *nef_http_header(const struct nef_http_request *r, const char *name); /* first, or NULL */
 /* Header section above NEF_HEADERS_MAX or NEF_HTTP_HEADER_COUNT_MAX: refuse it. */
 bool nef_http_headers_too_large(const struct nef_http_request *r);
@@ -90,7 +86,7 @@ void nef_http_unref(struct nef_http_request *r);
 void nef_http_wake(struct nef_http_request *r);
 
 /* ---- answering: once a request; by the handler's calls, or by another thread while the connection is
- * parked and before it wakes it. Out of memory drops the connection. ---- */
+ * parked and before it wakes it (should the listener stop meanwhile, the answer is dropped). Out of memory drops the connection. ---- */
 
 /* Takes data (malloc'd, may be NULL) in every case. */
 void nef_http_answer(struct nef_http_request *r, unsigned status, void *data, size_t bytes);
