@@ -19,6 +19,7 @@
 #define NEF_DELETE_MAX        1000u            /* keys of a multi-delete */
 #define NEF_XML_BODY_MAX      (2u << 20)       /* 1,000 keys of 1,024 escaped bytes fit */
 #define NEF_HEADERS_MAX       (16u << 10)      /* S3: 8 KB of request headers; we take 16 */
+#define NEF_ATTRS_BYTES_MAX   (32u << 10)      /* what is kept of headers, with its lengths */
 #define NEF_TARGET_MAX        (8u << 10)
 #define NEF_CHUNK_LINE_MAX    (1u << 10)       /* aws-chunked: size, extension, signature */
 #define NEF_TRAILERS_MAX      (4u << 10)

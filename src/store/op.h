@@ -8,8 +8,9 @@
  * piece 0 with its tag, exactly as a DATA record would hold it. Nonce = purpose u32 LE | number u64 LE.
  * Associated data of a piece: bucket id (16) | stream id (16) | piece u64 LE | last u8.
  * Associated data of op fields: type u16 LE | bucket-key id (16) | stream id (16).
- * Runs of only structure (MOVED, ERASE, DROP, CHECKPOINT_*, STREAM_ABORT) hold no names and are single
- * records with their fields in clear.
+ * Types that hold no names (REGION, BUCKET_CLOSE, BUCKET_REOPEN, BUCKET_DELETE, MOVED, ERASE, DROP,
+ * STREAM_ABORT, CHECKPOINT_BEGIN, CHECKPOINT_END, OVERRIDE) are single records whose body is their fields
+ * in clear. BUCKET_PUT and USER_PUT are sealed under the region's key, the rest under their bucket's.
  * leaf hash of an op = SHA-256(0x00 | HMAC-SHA-256(DEK, "nef leaf salt") | plain fields); of a clear op the
  * same with an empty salt.
  * A stream is a sequence of pieces (NEF_PIECE_BYTES of plaintext each, the last one shorter) under one
@@ -197,7 +198,9 @@ struct nef_op {
         struct nef_op_override override;
         struct {
             uint32_t count;
-            const uint8_t *items; /* moved, erase, drop: decode with nef_op_item_* */
+            /* moved (36 bytes: stream, u32 piece, u64 from, u64 to), erase and drop (u64), all
+             * little-endian: decode with nef_op_item_* */
+            const uint8_t *items;
         } list;
     } u;
 };
@@ -224,7 +227,9 @@ struct nef_run {
 void nef_run_free(struct nef_run *run);
 
 /* Build [KEY, op] (or the single clear record). dek: 32 bytes; the op's fields are sealed under it.
- * inline_cipher: sealed piece 0 with its tag, appended after the fields; NULL if none.
+ * inline_cipher: sealed piece 0 with its tag, appended after the fields; NULL if none. It must be there
+ * exactly when the op says inline_body, and then have size + 16 bytes. dek is NULL for clear types.
+ * NEF_E_INVALID: a field that a reader would refuse (nef_op_decode); NEF_E_KEY.
  * tag: key tag or NULL (zero). Proposer and number are set by nef_run_number. */
 NEF_MUST_CHECK nef_err nef_run_op(struct nef_keys *keys, const struct nef_op *op, uint32_t cell,
                                   const uint8_t *dek, const uint8_t tag[16],
@@ -250,7 +255,9 @@ NEF_MUST_CHECK nef_err nef_piece_open(const struct nef_id *bucket, const struct 
 
 /* Open an op record: body and the wrapped DEK of its KEY record (NULL for clear types). Scratch keeps the
  * plain fields that out_op borrows from. out_inline_at: where in the body the inline ciphertext begins
- * (body_bytes if none). out_dek may be NULL. */
+ * (body_bytes if none). out_dek may be NULL.
+ * NEF_E_KEY: the bucket key isn't known; NEF_E_CORRUPT: DEK, fields or leaf hash don't verify;
+ * NEF_E_PROTOCOL: they do, but say what no op says. */
 NEF_MUST_CHECK nef_err nef_op_open(struct nef_keys *keys, const struct nef_record *record,
                                    const uint8_t *body, const uint8_t *wrapped_dek,
                                    struct nef_buf *scratch, struct nef_op *out_op,
