@@ -340,8 +340,10 @@ static bool may_end(const struct nef_children *c, uint32_t index)
         return true;
     if (!c->closing)
         return !alive(&c->list[nef_children_nef(index)]);
-    for (uint32_t i = NEF_PLAN_PLACES; i < NEF_PROCESS_COUNT; i++)
-        if (alive(&c->list[i]))
+    /* One member after the other, the witness's last: one that leads hands over to the next, which takes
+     * seconds if that one is ending, too. */
+    for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++)
+        if ((i < index || i >= NEF_PLAN_PLACES) && alive(&c->list[i]))
             return false;
     return true;
 }

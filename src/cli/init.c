@@ -5,7 +5,7 @@
  *                 etc/nef-etcd/ ca.crt etcd.crt etcd.key            read by user etcd
  *                 etc/default/etcd, etc/haproxy/haproxy.cfg nef-front.pem nef-ca.crt
  *   OUT/zone-b/   the same        OUT/witness/   without keys, front and first user
- *   OUT/operator/ ca.crt ca.key root.json admin.token customer.key  kept off the hosts, and backed up
+ *   OUT/operator/ ca.crt ca.key root.json customer.key and tokens, kept off the hosts, and backed up
  *
  * The witness gets neither the customer's key nor any credential of S3. The CA's key is on no host. */
 #include <errno.h>
@@ -181,7 +181,8 @@ static nef_err set_zones(struct init *in, const char *zones, const char *config,
 
 static nef_err make_operator(struct init *in)
 {
-    static const char *const names[] = {"ca.crt", "ca.key", "customer.key", "root.json", "admin.token"};
+    static const char *const names[] = {"ca.crt",    "ca.key",      "customer.key",
+                                        "root.json", "admin.token", "witness.token"};
     char path[NEF_COUNT(names)][NEF_PATH_MAX];
     nef_err err = make_directory(in, NEF_PLAN_PLACES, "");
 
@@ -196,6 +197,8 @@ static nef_err make_operator(struct init *in)
         err = nef_root_credentials_make(path[3]);
     if (err == NEF_OK)
         err = nef_token_make(path[4]);
+    if (err == NEF_OK)
+        err = nef_token_make(path[5]); /* its own: the zones' token makes users */
     return err == NEF_OK ? NEF_OK : fail(in, err, "%s/operator: %s", in->out, nef_err_text(err));
 }
 
@@ -294,7 +297,7 @@ static nef_err make_nef(struct init *in, uint32_t place)
         err = make_cert(in, place, zone ? "/etc/nef/pki/zone.crt" : "/etc/nef/pki/witness.crt",
                         zone ? "/etc/nef/pki/zone.key" : "/etc/nef/pki/witness.key", zone);
     if (err == NEF_OK)
-        err = tree_path(in, NEF_PLAN_PLACES, "admin.token", from);
+        err = tree_path(in, NEF_PLAN_PLACES, zone ? "admin.token" : "witness.token", from);
     if (err == NEF_OK)
         err = copy_file(in, from, place, "/etc/nef/secrets/admin.token", 0600);
     if (err == NEF_OK && zone)

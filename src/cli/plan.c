@@ -198,8 +198,10 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
         "    tune.bufsize 32768\n"
         "    tune.maxrewrite 2048\n"
         "    hard-stop-after 30s\n"
-        "    log stderr format raw local0 notice\n",
+        "    log stderr format raw local0 err\n",
         plan->region);
+    if (plan->tls)
+        nef_buf_text(out, "    user haproxy\n    group haproxy\n"); /* systemd starts it as root */
     if (plan->front.pem[0] != 0)
         nef_buf_text(out, "    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets\n");
     nef_buf_text(
@@ -208,7 +210,10 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
         "defaults\n"
         "    mode http\n"
         "    log global\n"
+        "    # only requests that failed are logged; that a zone went away is said on standard error anyway\n"
+        "    option httplog\n"
         "    option dontlog-normal\n"
+        "    option log-separate-errors\n"
         "    timeout connect 200ms\n"
         "    timeout check 200ms\n"
         "    retries 3\n"
