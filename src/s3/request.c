@@ -210,7 +210,7 @@ static nef_err parse_listing(struct nef_s3_parser *p)
     bool uploads = r->op == NEF_S3_OP_LIST_MULTIPART_UPLOADS;
     nef_err err;
 
-    if (encoding != NULL && *encoding != '\0') {
+    if (encoding != NULL && *encoding != '\0' && r->op != NEF_S3_OP_LIST_PARTS) {
         if (strcmp(encoding, "url") != 0)
             return nef_s3_refuse_argument(p->why, "encoding-type", encoding,
                                           "Invalid Encoding Method specified in Request");

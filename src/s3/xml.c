@@ -246,8 +246,11 @@ nef_err nef_s3_xml_parse_complete(const void *body, size_t bytes, struct nef_s3_
                       .open = complete_open,
                       .close = complete_close,
                       .document = &c};
-    nef_err err = run(&p, body, bytes);
+    nef_err err;
 
+    if (bytes == 0)
+        return nef_s3_refuse(why, NEF_S3_INVALID_REQUEST, "You must specify at least one part");
+    err = run(&p, body, bytes);
     if (err == NEF_OK && c.result.part_count == 0)
         err = nef_s3_refuse(why, NEF_S3_MALFORMED_XML, NULL);
     if (err != NEF_OK) {
@@ -362,8 +365,11 @@ nef_err nef_s3_xml_parse_delete(const void *body, size_t bytes, struct nef_s3_de
                       .open = delete_open,
                       .close = delete_close,
                       .document = &d};
-    nef_err err = run(&p, body, bytes);
+    nef_err err;
 
+    if (bytes == 0)
+        return nef_s3_refuse(why, NEF_S3_MISSING_REQUEST_BODY, NULL);
+    err = run(&p, body, bytes);
     if (err == NEF_OK && d.item_count == 0)
         err = nef_s3_refuse(why, NEF_S3_MALFORMED_XML, NULL);
     if (err != NEF_OK)
