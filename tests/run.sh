@@ -46,7 +46,7 @@ sim() {
     timeout -k 10 240 build/tests/sim/nef_sim --seeds 1-2000 >$out/sim.txt 2>&1 || status=$?
     tail -n 5 $out/sim.txt
     [ $status -eq 0 ] || { echo "sim: the whole output is in $out/sim.txt"; head -n 60 $out/sim.txt; }
-    read -r p f < <(tests/lib/count.py sim $out/sim.txt $status)
+    read -r p f < <(tests/lib/count.py sim $out/sim.txt)
     count sim "${p:-0}" "${f:-0}" $status
 }
 

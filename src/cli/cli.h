@@ -57,7 +57,7 @@ int nef_complain(const char *command, const char *format, ...) NEF_PRINTF(2, 3);
 
 /* ---- talking to zones ---- */
 
-struct nef_admin {
+struct nef_caller {
     char urls[NEF_PLAN_ZONES][NEF_URL_MAX + 64]; /* tried in this order */
     uint32_t count;
     char token[NEF_TOKEN_BYTES];
@@ -65,16 +65,16 @@ struct nef_admin {
     char error[1024];
 };
 
-void nef_admin_of(const struct nef_region *r, struct nef_admin *out);
+void nef_caller_of(const struct nef_region *r, struct nef_caller *out);
 /* From --dir, or --endpoint with --token-file (or $NEF_ADMIN_TOKEN) and --ca. False: it said why. */
-bool nef_admin_open(const char *command, const char *dir, const char *endpoint, const char *token_file,
-                    const char *ca, struct nef_admin *out);
+bool nef_caller_open(const char *command, const char *dir, const char *endpoint, const char *token_file,
+                    const char *ca, struct nef_caller *out);
 /* Call the first zone that can be reached. body: NULL or JSON text (then POST). out_root: a new reference, or
  * NULL if the answer has no body. NEF_OK only for 2xx. Otherwise admin->error says what the zone said. */
-NEF_MUST_CHECK nef_err nef_admin_call(struct nef_admin *admin, const char *method, const char *path,
+NEF_MUST_CHECK nef_err nef_caller_any(struct nef_caller *admin, const char *method, const char *path,
                                       const char *body, json_t **out_root);
 /* The same to one zone (index of urls). out_status: the HTTP status, 0 without an answer. */
-NEF_MUST_CHECK nef_err nef_admin_call_zone(struct nef_admin *admin, uint32_t zone, const char *method,
+NEF_MUST_CHECK nef_err nef_caller_zone(struct nef_caller *admin, uint32_t zone, const char *method,
                                            const char *path, const char *body, uint32_t timeout_ms,
                                            long *out_status, json_t **out_root);
 

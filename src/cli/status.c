@@ -91,15 +91,15 @@ int nef_cmd_status(int argc, char **argv)
                                          {.name = "ca", .text = &ca},
                                          {.name = "json", .flag = &as_json},
                                          {.name = NULL}};
-    struct nef_admin admin;
+    struct nef_caller admin;
     struct nef_words words;
     json_t *root = NULL;
     int status = 0;
 
     if (!nef_options(argc, argv, options, 0, 0, &words) ||
-        !nef_admin_open("status", dir, endpoint, token_file, ca, &admin))
+        !nef_caller_open("status", dir, endpoint, token_file, ca, &admin))
         return 2;
-    if (nef_admin_call(&admin, NULL, "/status", NULL, &root) != NEF_OK)
+    if (nef_caller_any(&admin, NULL, "/status", NULL, &root) != NEF_OK)
         return nef_complain("status", "no zone says how the region is: %s", admin.error);
     if (as_json) {
         (void)json_dumpf(root, stdout, JSON_INDENT(2));

@@ -72,7 +72,7 @@ static bool stopped(const char *state)
 
 struct waiting {
     const struct nef_region *r;
-    struct nef_admin admin;
+    struct nef_caller admin;
     struct nef_region_view before;
     uint32_t crashes[NEF_PROCESS_COUNT];
     bool hopeless; /* it won't come by itself */
@@ -127,7 +127,7 @@ static bool zones_ready(struct waiting *w, const struct nef_region_view *view)
         if (stopped(view->state[index]))
             continue;
         count++;
-        if (nef_admin_call_zone(&w->admin, i, NULL, "/health/ready", NULL, 1000, &status, &root) != NEF_OK &&
+        if (nef_caller_zone(&w->admin, i, NULL, "/health/ready", NULL, 1000, &status, &root) != NEF_OK &&
             status != 200) {
             say(w, "zone %s isn't ready (%s); see %s/logs/zone-%s.log",
                            w->r->plan.places[i].name, w->admin.error, w->r->dir,
@@ -143,7 +143,7 @@ static bool zones_ready(struct waiting *w, const struct nef_region_view *view)
         w->hopeless = true;
         return false;
     }
-    if (nef_admin_call(&w->admin, NULL, "/status", NULL, &root) != NEF_OK) {
+    if (nef_caller_any(&w->admin, NULL, "/status", NULL, &root) != NEF_OK) {
         say(w, "no zone answers (%s)", w->admin.error);
         return false;
     }
@@ -183,7 +183,7 @@ bool nef_up_wait(const struct nef_region *r, uint32_t timeout_ms, struct nef_reg
     struct waiting w = {.r = r, .why = out_why};
     uint64_t until = nef_now_ms() + timeout_ms;
 
-    nef_admin_of(r, &w.admin);
+    nef_caller_of(r, &w.admin);
     say(&w, "nothing answers yet");
     for (;;) {
         struct nef_region_view view;

@@ -103,11 +103,11 @@ void nef_up_watch(const struct nef_region *r)
     struct zone_line lines[NEF_PLAN_ZONES] = {{.at_ms = 0}}, before[NEF_PLAN_ZONES] = {{.at_ms = 0}};
     const struct timespec second = {.tv_sec = 1};
     struct nef_region_error error;
-    struct nef_admin admin;
+    struct nef_caller admin;
     bool terminal = isatty(STDOUT_FILENO) == 1, first = true;
     sigset_t set;
 
-    nef_admin_of(r, &admin);
+    nef_caller_of(r, &admin);
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGINT);
     (void)sigaddset(&set, SIGTERM);
@@ -122,7 +122,7 @@ void nef_up_watch(const struct nef_region *r)
             return;
         }
         if (nef_region_view(r, &view) == NEF_OK &&
-            nef_admin_call(&admin, NULL, "/status", NULL, &root) != NEF_OK)
+            nef_caller_any(&admin, NULL, "/status", NULL, &root) != NEF_OK)
             root = NULL; /* shown as no answer */
         for (uint32_t i = 0; i < NEF_PLAN_ZONES; i++)
             describe(r, i, &view, root, &lines[i]);

@@ -5,7 +5,7 @@
 #include "cli/cli.h"
 #include "crypto/crypto.h"
 
-static int add(struct nef_admin *admin, const char *name, const char *bucket, bool read_only, bool as_json)
+static int add(struct nef_caller *admin, const char *name, const char *bucket, bool read_only, bool as_json)
 {
     json_t *request = json_pack("{s:s, s:s*, s:b}", "name", name, "bucket", bucket, "read_only",
                                 (int)read_only);
@@ -16,7 +16,7 @@ static int add(struct nef_admin *admin, const char *name, const char *bucket, bo
 
     if (body == NULL)
         status = nef_complain("user", "out of memory");
-    else if (nef_admin_call(admin, "POST", "/users", body, &root) != NEF_OK)
+    else if (nef_caller_any(admin, "POST", "/users", body, &root) != NEF_OK)
         status = nef_complain("user", "%s", admin->error);
     else if (json_unpack(root, "{s:s, s:s}", "access_key", &access_key, "secret_key", &secret_key) != 0)
         status = nef_complain("user", "the answer has no keys");
@@ -32,12 +32,12 @@ static int add(struct nef_admin *admin, const char *name, const char *bucket, bo
     return status;
 }
 
-static int list(struct nef_admin *admin, bool as_json)
+static int list(struct nef_caller *admin, bool as_json)
 {
     json_t *root = NULL, *users, *user;
     size_t n;
 
-    if (nef_admin_call(admin, NULL, "/users", NULL, &root) != NEF_OK)
+    if (nef_caller_any(admin, NULL, "/users", NULL, &root) != NEF_OK)
         return nef_complain("user", "%s", admin->error);
     users = json_is_array(root) ? root : json_object_get(root, "users");
     if (as_json) {
@@ -58,14 +58,14 @@ static int list(struct nef_admin *admin, bool as_json)
     return 0;
 }
 
-static int disable(struct nef_admin *admin, const char *name)
+static int disable(struct nef_caller *admin, const char *name)
 {
     char path[256];
     json_t *root = NULL;
 
     if (nef_text(path, sizeof(path), "/users/%s/disable", name) != NEF_OK)
         return nef_complain("user", "the name is too long");
-    if (nef_admin_call(admin, "POST", path, NULL, &root) != NEF_OK)
+    if (nef_caller_any(admin, "POST", path, NULL, &root) != NEF_OK)
         return nef_complain("user", "%s", admin->error);
     json_decref(root);
     printf("%s is disabled: new requests are refused\n", name);
@@ -94,7 +94,7 @@ int nef_cmd_user(int argc, char **argv)
                                          {.name = "bucket", .text = &bucket},
                                          {.name = "read-only", .flag = &read_only},
                                          {.name = NULL}};
-    struct nef_admin admin;
+    struct nef_caller admin;
     struct nef_words words;
     int status = 2;
 
@@ -107,7 +107,7 @@ int nef_cmd_user(int argc, char **argv)
         (void)nef_complain("user", "say: add NAME, list, or disable NAME (letters, digits and ._-@; at most 64)");
         return 2;
     }
-    if (!nef_admin_open("user", dir, endpoint, token_file, ca, &admin))
+    if (!nef_caller_open("user", dir, endpoint, token_file, ca, &admin))
         return 2;
     if (strcmp(verb, "add") == 0)
         status = add(&admin, words.word[1], bucket, read_only, as_json);

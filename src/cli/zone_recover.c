@@ -71,12 +71,12 @@ static int recover_etcd(const struct nef_region *r, uint32_t zone)
     return 0;
 }
 
-static int tell_zone(struct nef_admin *admin, uint32_t zone)
+static int tell_zone(struct nef_caller *admin, uint32_t zone)
 {
     json_t *root = NULL;
     long status;
 
-    if (nef_admin_call_zone(admin, zone, "POST", "/recover", "{\"accept_loss\": true}", RECOVER_MS, &status,
+    if (nef_caller_zone(admin, zone, "POST", "/recover", "{\"accept_loss\": true}", RECOVER_MS, &status,
                             &root) != NEF_OK)
         return nef_complain("zone-recover", "%s", admin->error);
     json_decref(root);
@@ -97,12 +97,12 @@ int nef_cmd_zone_recover(int argc, char **argv)
     struct nef_region_error error = {{0}};
     struct nef_region_view view;
     struct nef_region region;
-    struct nef_admin admin;
+    struct nef_caller admin;
     struct nef_words words;
     uint32_t zone;
 
     if (!nef_options(argc, argv, options, 0, 1, &words) ||
-        !nef_admin_open("zone-recover", dir, endpoint, token_file, ca, &admin))
+        !nef_caller_open("zone-recover", dir, endpoint, token_file, ca, &admin))
         return 2;
     if (!accept_loss) {
         (void)nef_complain("zone-recover",

@@ -2,7 +2,7 @@
 """Counts tests in what the runners leave behind; prints "PASSED FAILED". Used by tests/run.sh and tests/soak.sh.
 
   count.py meson testlog.json   each cmocka test counts; a binary that died or reports nothing is one failure
-  count.py sim output status    each seed that the simulator says it ran counts
+  count.py sim output           each seed counts, as the simulator's last line says
   count.py junit file.xml       pytest; a skipped test counts as neither
 A file that isn't there counts nothing: the caller turns "nothing ran" into a failure.
 """
@@ -33,13 +33,15 @@ def meson(path):
     return passed, failed
 
 
-def sim(path, status):
-    text = open(path, encoding="utf-8", errors="replace").read()
-    found = re.findall(r"(\d[\d,]*) seeds?\b", text)
-    seeds = int(found[-1].replace(",", "")) if found else 0
-    if status == 0:
-        return seeds, 0
-    return max(seeds - 1, 0), 1
+def sim(path):
+    passed = failed = 0
+    for line in open(path, encoding="utf-8", errors="replace"):
+        found = re.match(r"seeds (\d+)-(\d+): (\d+) failed", line)
+        if found:
+            first, last, bad = map(int, found.groups())
+            passed += last - first + 1 - bad
+            failed += bad
+    return passed, failed
 
 
 def junit(path):
@@ -56,7 +58,7 @@ def main():
         if sys.argv[1] == "meson":
             counts = meson(sys.argv[2])
         elif sys.argv[1] == "sim":
-            counts = sim(sys.argv[2], int(sys.argv[3]))
+            counts = sim(sys.argv[2])
         else:
             counts = junit(sys.argv[2])
     except (OSError, ValueError, ET.ParseError) as e:

@@ -10,9 +10,9 @@
 
 #define CALL_MS 10000u /* a zone holds a request up to 5 s through a failover */
 
-void nef_admin_of(const struct nef_region *r, struct nef_admin *out)
+void nef_caller_of(const struct nef_region *r, struct nef_caller *out)
 {
-    *out = (struct nef_admin){.count = NEF_PLAN_ZONES};
+    *out = (struct nef_caller){.count = NEF_PLAN_ZONES};
     for (uint32_t i = 0; i < NEF_PLAN_ZONES; i++) {
         char url[NEF_URL_MAX];
 
@@ -24,13 +24,13 @@ void nef_admin_of(const struct nef_region *r, struct nef_admin *out)
 }
 
 static bool open_endpoint(const char *command, const char *endpoint, const char *token_file,
-                          const char *ca, struct nef_admin *out)
+                          const char *ca, struct nef_caller *out)
 {
     const char *token = getenv("NEF_ADMIN_TOKEN");
     struct nef_config_error error = {{0}};
     size_t bytes = strlen(endpoint);
 
-    *out = (struct nef_admin){.count = 1};
+    *out = (struct nef_caller){.count = 1};
     while (bytes > 0 && endpoint[bytes - 1] == '/')
         bytes--;
     if (bytes >= sizeof(out->urls[0]) ||
@@ -59,8 +59,8 @@ static bool open_endpoint(const char *command, const char *endpoint, const char 
     return true;
 }
 
-bool nef_admin_open(const char *command, const char *dir, const char *endpoint, const char *token_file,
-                    const char *ca, struct nef_admin *out)
+bool nef_caller_open(const char *command, const char *dir, const char *endpoint, const char *token_file,
+                    const char *ca, struct nef_caller *out)
 {
     struct nef_region_error error = {{0}};
     struct nef_region region;
@@ -76,7 +76,7 @@ bool nef_admin_open(const char *command, const char *dir, const char *endpoint, 
         (void)nef_complain(command, "%s", error.text);
         return false;
     }
-    nef_admin_of(&region, out);
+    nef_caller_of(&region, out);
     nef_wipe(&region, sizeof(region));
     return true;
 }
@@ -92,7 +92,7 @@ static nef_err code_of(long status)
     return status >= 500 ? NEF_E_UNAVAILABLE : NEF_E_INVALID;
 }
 
-nef_err nef_admin_call_zone(struct nef_admin *admin, uint32_t zone, const char *method,
+nef_err nef_caller_zone(struct nef_caller *admin, uint32_t zone, const char *method,
                             const char *path, const char *body, uint32_t timeout_ms, long *out_status,
                             json_t **out_root)
 {
@@ -134,7 +134,7 @@ out:
     return err;
 }
 
-nef_err nef_admin_call(struct nef_admin *admin, const char *method, const char *path, const char *body,
+nef_err nef_caller_any(struct nef_caller *admin, const char *method, const char *path, const char *body,
                        json_t **out_root)
 {
     bool changes = body != NULL || (method != NULL && strcmp(method, "GET") != 0);
@@ -143,7 +143,7 @@ nef_err nef_admin_call(struct nef_admin *admin, const char *method, const char *
     for (uint32_t i = 0; i < admin->count; i++) {
         long status;
 
-        err = nef_admin_call_zone(admin, i, method, path, body, changes ? CALL_MS : 3000, &status,
+        err = nef_caller_zone(admin, i, method, path, body, changes ? CALL_MS : 3000, &status,
                                   out_root);
         /* an answer settles it, but for "can't now" to a reader: the other zone may serve */
         if (err == NEF_OK || (status != 0 && (changes || status < 500)))
