@@ -4,7 +4,9 @@
  * offset at which each ends. A reader asks when it arrives; if an op that may already be acknowledged to
  * somebody touches its key, it must wait until apply has passed that op. On a backup that is any op below
  * its durable end, on a primary any op below commit (a backup may have applied and answered it already).
- * Using the log end for both is also right, only slower; callers pass the bound they note on arrival.
+ * Using the log end for both is also right, only slower; callers pass the bound they note on arrival, or,
+ * if they may not serve then (SERVE), at the first moment when they may: a process that is starting or
+ * returning can be behind what was acknowledged and not know it.
  *
  * Threads: none of its own; the runtime guards each cell's gate with a mutex. Memory: fixed, from the
  * caller. When more ops are waiting than the table holds, everything waits (reads never go wrong, they

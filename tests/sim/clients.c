@@ -57,11 +57,6 @@ static struct record *proposal_of(const struct request *q)
 static void start_read(struct sim *s, struct node *n, uint32_t request)
 {
     struct request *q = &s->requests[request];
-    uint32_t c = q->key % CELLS;
-    /* What may have been acknowledged to anybody: everything committed, and on a backup all that it
-     * has durable, for the primary may have committed it already. */
-    uint64_t bound = n->repl->won ? n->repl->cells[c].commit : n->repl->cells[c].durable;
-    uint8_t tag[16] = {(uint8_t)(1 + q->key)};
     bool listing = sim_chance(s, 0.1);
 
     for (uint32_t i = 0; i < NEF_COUNT(n->reads); i++) {
@@ -70,7 +65,6 @@ static void start_read(struct sim *s, struct node *n, uint32_t request)
         if (w->used)
             continue;
         *w = (struct waiting_read){.used = true, .op = request, .listing = listing};
-        w->wait = nef_gate_wait(n->gates[c], listing ? NULL : tag, bound);
         return;
     }
     q->dropped = true;
@@ -189,6 +183,19 @@ void request_refused(struct sim *s, struct node *n, uint64_t number)
             finish(s, &s->requests[i]);
 }
 
+/* Note what may have been acknowledged to anybody by now: everything committed, and on a backup all that it
+ * has durable, for the primary may have committed it already. Only a process that may answer knows that:
+ * a starting or returning one can be behind without knowing it, so a read waits for SERVE first. */
+static void note_bound(struct node *n, struct waiting_read *w, uint32_t key)
+{
+    uint32_t c = key % CELLS;
+    uint64_t bound = n->repl->won ? n->repl->cells[c].commit : n->repl->cells[c].durable;
+    uint8_t tag[16] = {(uint8_t)(1 + key)};
+
+    w->noted = true;
+    w->wait = nef_gate_wait(n->gates[c], w->listing ? NULL : tag, bound);
+}
+
 void reads_look(struct sim *s, struct node *n)
 {
     for (uint32_t i = 0; i < NEF_COUNT(n->reads); i++) {
@@ -199,7 +206,11 @@ void reads_look(struct sim *s, struct node *n)
         if (!w->used)
             continue;
         q = &s->requests[w->op];
-        if (node_clock(n) >= n->serve_until || n->applied[q->key % CELLS] < w->wait)
+        if (node_clock(n) >= n->serve_until)
+            continue;
+        if (!w->noted)
+            note_bound(n, w, q->key);
+        if (n->applied[q->key % CELLS] < w->wait)
             continue;
         w->used = false;
         ev = sim_at(s, s->now + sim_below(s, 300 * US), SIM_READ_DONE);

@@ -86,7 +86,7 @@ struct waiting_read {
     bool used;
     uint32_t op;
     uint64_t wait; /* apply must have passed this */
-    bool listing;
+    bool listing, noted;
 };
 
 struct node {

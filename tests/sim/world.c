@@ -81,8 +81,8 @@ static void link_event(struct sim *s, struct node *n, const struct sim_event *ev
     struct nef_event e = {.type = ev->b ? NEF_EV_PEER_UP : NEF_EV_PEER_DOWN,
                           .peer = peer_of_node(n, (uint32_t)ev->a)};
 
-    if (net_link(s, n->index, (uint32_t)ev->a)->generation != ev->c && ev->b)
-        return;
+    if (net_link(s, n->index, (uint32_t)ev->a)->generation != ev->c)
+        return; /* of an earlier connection */
     if (n->link_up[ev->a] == (ev->b != 0))
         return;
     n->link_up[ev->a] = ev->b != 0;
