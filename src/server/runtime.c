@@ -246,6 +246,7 @@ static void execute_one(struct nef_runtime *rt, const struct nef_action *a)
         break;
     case NEF_ACT_REFUSE:
         props_refuse(rt, a->number, a->err);
+        payload_unref(payload_of(a));
         break;
     }
     if (err != NEF_OK)
@@ -688,4 +689,9 @@ void nef_runtime_handover(struct nef_runtime *rt)
 void nef_runtime_recover(struct nef_runtime *rt)
 {
     post_simple(rt, NEF_EV_RECOVER, 0, 0);
+}
+
+uint64_t nef_runtime_proposer(const struct nef_runtime *rt)
+{
+    return rt->incarnation;
 }

@@ -1,0 +1,183 @@
+/*~ `nef zone`, where a zone begins. Start-up goes from the bottom up, so that nothing is offered before what
+ * it stands on works:
+ *
+ *   configuration -> cryptography -> customer key -> runtime (logs, index, core, peers) -> admin -> S3
+ *
+ * and stops the other way round: S3 finishes what it has, then the runtime syncs and flushes. The process
+ * answers /health/live from the start of the admin listener on and /health/ready once it holds a lease. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#include "base/trace.h"
+#include "crypto/crypto.h"
+#include "io/notify.h"
+#include "keys/keys.h"
+#include "server/admin.h"
+#include "server/config.h"
+#include "server/metrics.h"
+#include "server/runtime.h"
+#include "server/s3_service.h"
+#include "server/zone.h"
+
+#define GRACE_MS 3000u /* for requests under way when the zone is stopped */
+
+static struct nef_runtime *signalled; /* for the handler only */
+
+static void on_signal(int number)
+{
+    (void)number;
+    nef_runtime_wake(signalled);
+}
+
+static void catch_signals(struct nef_runtime *rt)
+{
+    struct sigaction action = {.sa_handler = on_signal};
+
+    signalled = rt;
+    (void)sigaction(SIGTERM, &action, NULL);
+    (void)sigaction(SIGINT, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    (void)sigaction(SIGPIPE, &action, NULL);
+    (void)sigaction(SIGHUP, &action, NULL);
+}
+
+static int open_trace(const struct nef_zone_config *config)
+{
+    char who[80];
+    int fd = 2;
+
+    if (config->log.file != NULL) {
+        fd = open(config->log.file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
+        if (fd < 0) {
+            fprintf(stderr, "nef zone: %s: %s\n", config->log.file, strerror(errno));
+            return -1;
+        }
+    }
+    (void)snprintf(who, sizeof(who), "zone-%s", config->zone);
+    nef_trace_setup(fd, who, (enum nef_trace_level)config->log.level);
+    return 0;
+}
+
+/* Each connection, segment and RocksDB file is a descriptor; the soft limit of 1,024 is soon too low. */
+static void raise_limits(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+struct zone {
+    struct nef_zone_config config;
+    struct nef_root_credentials root;
+    char token[NEF_TOKEN_BYTES];
+    struct nef_keys *keys;
+    struct nef_runtime *rt;
+    struct nef_metrics *metrics;
+    struct nef_admin *admin;
+    struct nef_s3_service *s3;
+};
+
+static nef_err start(struct zone *z)
+{
+    uint32_t operation_count;
+    const char *const *operations = nef_s3_operation_names(&operation_count);
+    nef_err err;
+
+    err = nef_keys_open_file(z->config.keys.customer_key_file, &z->keys);
+    if (err != NEF_OK) {
+        nef_trace(NEF_TRACE_ERROR, "customer_key", "s:file", z->config.keys.customer_key_file, "e:err", err,
+                  NULL);
+        return err;
+    }
+    err = nef_runtime_start(&z->config, z->keys, &z->rt);
+    if (err != NEF_OK)
+        return err;
+    catch_signals(z->rt);
+    err = nef_metrics_new(operations, operation_count, &z->metrics);
+    if (err == NEF_OK) {
+        const struct nef_admin_options admin = {
+            .config = &z->config,
+            .token = z->token,
+            .rt = z->rt,
+            .keys = z->keys,
+            .metrics = z->metrics,
+        };
+
+        err = nef_admin_start(&admin, &z->admin);
+    }
+    if (err == NEF_OK) {
+        const struct nef_s3_service_options s3 = {
+            .config = &z->config,
+            .root = &z->root,
+            .rt = z->rt,
+            .keys = z->keys,
+            .metrics = z->metrics,
+        };
+
+        err = nef_s3_service_start(&s3, &z->s3);
+    }
+    nef_wipe(&z->root, sizeof(z->root));
+    nef_wipe(z->token, sizeof(z->token));
+    if (err == NEF_OK)
+        nef_admin_attach(z->admin, z->s3);
+    return err;
+}
+
+static void stop(struct zone *z)
+{
+    nef_admin_attach(z->admin, NULL);
+    nef_s3_service_stop(z->s3, GRACE_MS);
+    nef_admin_stop(z->admin);
+    nef_runtime_stop(z->rt);
+    nef_metrics_free(z->metrics);
+    nef_keys_close(z->keys);
+}
+
+int nef_zone_main(const char *config_path)
+{
+    static struct zone z; /* lives as long as the process */
+    struct nef_config_error error = {0};
+    nef_err err;
+
+    err = nef_zone_config_load(config_path, &z.config, &error);
+    if (err == NEF_OK)
+        err = nef_root_credentials_load(z.config.root_credentials_file, &z.root, &error);
+    if (err == NEF_OK)
+        err = nef_token_load(z.config.listeners.admin.token_file, z.token, &error);
+    if (err != NEF_OK) {
+        fprintf(stderr, "nef zone: %s\n", error.text);
+        return 2;
+    }
+    if (open_trace(&z.config) != 0)
+        return 2;
+    raise_limits();
+    if (nef_crypto_init() != NEF_OK) {
+        nef_trace(NEF_TRACE_ERROR, "crypto_selftest_failed", NULL);
+        return 1;
+    }
+    err = start(&z);
+    if (err != NEF_OK) {
+        nef_trace(NEF_TRACE_ERROR, "zone_start_failed", "e:err", err, NULL);
+        return 1;
+    }
+    nef_trace(NEF_TRACE_INFO, "zone_started", "s:region", z.config.region, "u:cells",
+              (uint64_t)z.config.cells, "s:version", NEF_VERSION, NULL);
+    nef_notify("READY=1");
+    err = nef_runtime_wait(z.rt);
+    nef_trace(err == NEF_OK ? NEF_TRACE_INFO : NEF_TRACE_ERROR, "zone_stopping", "e:err", err, NULL);
+    nef_notify("STOPPING=1");
+    if (err != NEF_OK)
+        _exit(1); /* after a failed disk nothing more is written: what recovery finds is what was synced */
+    stop(&z);
+    nef_trace(NEF_TRACE_INFO, "zone_stopped", NULL);
+    nef_zone_config_free(&z.config);
+    return 0;
+}
