@@ -28,7 +28,7 @@ static void known_answers(void **state)
         {NEF_S3_CHECKSUM_CRC32C, "4waSgw=="},
         {NEF_S3_CHECKSUM_CRC64NVME, "rosUhgp5mIg="},
         {NEF_S3_CHECKSUM_SHA1, "98O8HYCOBHMq32eZZczDTKeuNEE="},
-        {NEF_S3_CHECKSUM_SHA256, "FeKw08M4kea7+P8VAsY9yQsxB4ptnTo0qjRsXi3sIiU="},
+        {NEF_S3_CHECKSUM_SHA256, "FeKw08M4keuw8e9gnsQZQgwg4yDOlMZfvIwzEkSOsiU="},
     };
 
     (void)state;
