@@ -219,22 +219,23 @@ nef_err nef_log_prepare(struct nef_log *log)
     return err;
 }
 
-/* The new tail is in place (not yet in the list): take the old one away if it holds nothing, else make it
- * durable and seal it. */
+/* The new tail is in place (not yet in the list): make all that is there durable; take the old tail away if
+ * it holds nothing, else seal it. */
 static nef_err leave_tail(struct nef_log *log, struct nef_segment *tail)
 {
     char name[NEF_NAME_BYTES];
     uint64_t durable;
     nef_err err;
 
+    /* also what lies below an empty tail: records behind the hole may be stamped as if it were durable */
+    err = nef_log_sync(log, &durable);
+    if (err != NEF_OK)
+        return err;
     if (tail->end == segment_first(log, tail->number)) {
         nef_segment_name(tail->number, name);
         err = nef_dir_remove(log->dir, name);
         return err == NEF_OK ? log->dir->ops->sync_dir(log->dir) : err;
     }
-    err = nef_log_sync(log, &durable);
-    if (err != NEF_OK)
-        return err;
     return tail->sealed ? NEF_OK : nef_segment_seal(log, tail, false);
 }
 
