@@ -299,8 +299,10 @@ static void count(struct nef_repl *r, struct peer *p)
 {
     p->counted = true;
     p->counted_at = r->now;
+    /* What an earlier primary, or we before a restart, acknowledged can lie above the commit offset that
+     * we know so far, but never above the log end we had when we won the epoch. */
     for (uint32_t c = 0; c < r->config.cell_count; c++)
-        p->cells[c].goal = r->cells[c].commit;
+        p->cells[c].goal = NEF_MAX(r->cells[c].commit, r->cells[c].base);
 }
 
 static void uncount(struct nef_repl *r, struct peer *p)
