@@ -70,7 +70,7 @@ static void fill_place(struct nef_region *r, uint32_t index)
     nef_region_path(r, p->customer_key_file, "keys/customer.key");
 }
 
-static void fill_plan(struct nef_region *r)
+void nef_region_fill(struct nef_region *r)
 {
     for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++)
         fill_place(r, i);
@@ -326,7 +326,7 @@ nef_err nef_region_open(const char *dir, struct nef_region *out, struct nef_regi
     if (err == NEF_OK)
         err = read_parameters(&r, error);
     if (err == NEF_OK) {
-        fill_plan(&r);
+        nef_region_fill(&r);
         err = read_secrets(&r, error);
     }
     if (err == NEF_OK)
@@ -377,7 +377,7 @@ nef_err nef_region_make(const char *dir, const struct nef_region_wish *wish, str
     }
     if (err != NEF_OK)
         return err;
-    fill_plan(&r);
+    nef_region_fill(&r);
     err = make_directories(&r, error);
     if (err == NEF_OK) {
         /* mkdir may have been what made a symbolic link's target resolvable; keep one spelling */
@@ -385,7 +385,7 @@ nef_err nef_region_make(const char *dir, const struct nef_region_wish *wish, str
 
         if (realpath(r.dir, resolved) != NULL && strcmp(resolved, r.dir) != 0) {
             err = nef_text(r.dir, sizeof(r.dir), "%s", resolved);
-            fill_plan(&r);
+            nef_region_fill(&r);
         }
     }
     if (err == NEF_OK)

@@ -55,6 +55,9 @@ NEF_MUST_CHECK nef_err nef_region_make(const char *dir, const struct nef_region_
                                        struct nef_region *out, bool *out_made,
                                        struct nef_region_error *error);
 
+/* Everything that follows from dir, port_base and the places' names: ports and paths. */
+void nef_region_fill(struct nef_region *r);
+
 /* DIR/NAME into out (NEF_PATH_MAX); asserts that it fits, as dir is bounded. */
 void nef_region_path(const struct nef_region *r, char out[NEF_PATH_MAX], const char *format, ...)
     NEF_PRINTF(3, 4);

@@ -24,7 +24,7 @@ const char *nef_child_state_name(enum nef_child_state state)
 
 /* ---- supervisor.json ---- */
 
-json_t *nef_state_encode(const struct nef_region *r, const struct nef_supervisor_state *state)
+json_t *nef_up_state_encode(const struct nef_region *r, const struct nef_supervisor_state *state)
 {
     json_t *list = json_array();
     json_t *root;
@@ -75,7 +75,7 @@ static nef_err decode_record(const json_t *item, struct nef_record *out)
     return NEF_OK;
 }
 
-nef_err nef_state_decode(const struct nef_region *r, const json_t *root,
+nef_err nef_up_state_decode(const struct nef_region *r, const json_t *root,
                          struct nef_supervisor_state *out)
 {
     struct nef_supervisor_state state = {.etcd_formed = false};
@@ -143,7 +143,7 @@ nef_err nef_state_load(const struct nef_region *r, struct nef_supervisor_state *
     }
     if (err == NEF_OK) {
         root = json_loadb((const char *)text.data, text.bytes, JSON_REJECT_DUPLICATES, NULL);
-        err = root != NULL ? nef_state_decode(r, root, out) : NEF_E_CONFIG;
+        err = root != NULL ? nef_up_state_decode(r, root, out) : NEF_E_CONFIG;
     }
     if (err != NEF_OK)
         err = nef_region_fail(error, err,
@@ -156,7 +156,7 @@ nef_err nef_state_load(const struct nef_region *r, struct nef_supervisor_state *
 
 nef_err nef_state_save(const struct nef_region *r, const struct nef_supervisor_state *state)
 {
-    json_t *root = nef_state_encode(r, state);
+    json_t *root = nef_up_state_encode(r, state);
     nef_err err = nef_region_write_json(r, "supervisor.json", root);
 
     json_decref(root);

@@ -46,8 +46,8 @@ struct nef_supervisor_state {
 
 /* Into a new JSON object (NULL: out of memory), and back. Decode returns NEF_E_CONFIG for what isn't one;
  * a process that isn't named counts as wanted and unknown. */
-json_t *nef_state_encode(const struct nef_region *r, const struct nef_supervisor_state *state);
-NEF_MUST_CHECK nef_err nef_state_decode(const struct nef_region *r, const json_t *root,
+json_t *nef_up_state_encode(const struct nef_region *r, const struct nef_supervisor_state *state);
+NEF_MUST_CHECK nef_err nef_up_state_decode(const struct nef_region *r, const json_t *root,
                                         struct nef_supervisor_state *out);
 
 struct nef_seen {
