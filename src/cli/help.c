@@ -25,6 +25,8 @@ const struct nef_command nef_commands[] = {
      "  --cells N        logs that work in parallel (4); fixed once the region is made\n"
      "  --region NAME    its name, which S3 clients call the region (eu-paris)\n"
      "  --detach         return when the region serves, or say what failed (status 1)\n"
+     "  --prepare-only   write the files and start nothing, so that DIR/config/*.yaml can be edited first;\n"
+     "                   files that exist are never overwritten\n"
      "\n"
      "Without --detach it shows one live line a zone (role, in sync, rate, lag) until Ctrl-C, which stops\n"
      "the region if this command started it. A supervisor restarts what crashes after 5 s, and leaves\n"

@@ -201,13 +201,14 @@ int nef_cmd_up(int argc, char **argv)
 {
     const char *dir = NULL;
     struct nef_region_wish wish = {.region = NULL};
-    bool detach = false, started = false;
+    bool detach = false, prepare = false, started = false, made = false;
     const struct nef_option options[] = {
         {.name = "dir", .text = &dir},
         {.name = "region", .text = &wish.region},
         {.name = "port-base", .number = &wish.port_base, .min = 1024, .max = 65535 - NEF_PORT_SPAN},
         {.name = "cells", .number = &wish.cells, .min = 1, .max = NEF_CELL_MAX},
         {.name = "detach", .flag = &detach},
+        {.name = "prepare-only", .flag = &prepare},
         {.name = NULL}};
     struct nef_region *r;
     struct nef_words words;
@@ -224,7 +225,13 @@ int nef_cmd_up(int argc, char **argv)
     if (r == NULL || nef_crypto_init() != NEF_OK)
         return nef_complain("up", "out of memory, or OpenSSL fails its self-test");
     (void)signal(SIGPIPE, SIG_IGN); /* can't fail */
-    if (!bring_up(r, &wish, dir, &started)) {
+    if (prepare) {
+        if (nef_region_make(dir, &wish, r, &made, &why) != NEF_OK)
+            status = nef_complain("up", "%s", why.text);
+        else
+            printf("the region's files are in %s, its configuration in %s/config; start it with: nef up --dir "
+                   "%s\n", r->dir, r->dir, r->dir);
+    } else if (!bring_up(r, &wish, dir, &started)) {
         status = 1;
     } else if (!nef_up_wait(r, SERVE_MS, &why)) {
         status = nef_complain("up", "the region doesn't serve: %s\n"
