@@ -195,7 +195,10 @@ NEF_MUST_CHECK nef_err nef_store_parts(struct nef_store *store, const struct nef
 
 /* ---- reading bodies ---- */
 
-struct nef_body; /* reader of [offset, offset+bytes) of one object; pins the segments it reads */
+/* Reader of [offset, offset+bytes) of one object, which must outlive it; pins the segments it reads, so
+ * that an object deleted meanwhile is read to its end (beyond 4 GiB ahead: NEF_E_NOT_FOUND). One thread at
+ * a time. NEF_E_RANGE; NEF_E_KEY; NEF_E_DAMAGED: the index is wrong. */
+struct nef_body;
 NEF_MUST_CHECK nef_err nef_body_open(struct nef_store *store, const struct nef_object *object,
                                      uint64_t offset, uint64_t bytes, struct nef_body **out_body);
 /* The next bytes, at most max (decrypts whole pieces; straight into out where a whole piece fits).
