@@ -216,12 +216,10 @@ static nef_err op_open(struct nef_apply *a, const uint8_t *body, nef_err *out_co
     return err;
 }
 
-/* Ops on buckets and users are sealed under the region's key, ops on objects under their bucket's. */
+/* What names buckets and users is sealed under the region's key, ops on objects under their bucket's. */
 static bool is_region_op(uint16_t type)
 {
-    return type == NEF_RECORD_BUCKET_PUT || type == NEF_RECORD_BUCKET_CLOSE ||
-           type == NEF_RECORD_BUCKET_REOPEN || type == NEF_RECORD_BUCKET_DELETE ||
-           type == NEF_RECORD_USER_PUT;
+    return type == NEF_RECORD_BUCKET_PUT || type == NEF_RECORD_USER_PUT;
 }
 
 static nef_err op_apply(struct nef_apply *a, nef_err *out_code)

@@ -40,9 +40,10 @@ static bool older(uint64_t now_ms, uint64_t then_ms, uint64_t age_ms)
     return now_ms > then_ms && now_ms - then_ms >= age_ms;
 }
 
-static nef_err propose(struct plan *p, const struct nef_op *op, const uint8_t *dek)
+/* All that maintenance proposes names nobody, so it lies in clear and needs no DEK. */
+static nef_err propose(struct plan *p, const struct nef_op *op)
 {
-    nef_err err = nef_run_op(p->store->options.keys, op, p->cell->number, dek, NULL, NULL, 0,
+    nef_err err = nef_run_op(p->store->options.keys, op, p->cell->number, NULL, NULL, NULL, 0,
                              &p->runs[p->count]);
 
     if (err == NEF_OK)
@@ -62,7 +63,7 @@ static nef_err propose_list(struct plan *p, uint16_t type, uint32_t count, const
     op.type = type;
     op.u.list.count = count;
     op.u.list.items = items->data;
-    return propose(p, &op, NULL);
+    return propose(p, &op);
 }
 
 /* ---- moves ---- */
@@ -415,7 +416,7 @@ static nef_err plan_aborts(struct plan *p, const uint64_t *alive, uint32_t alive
             continue;
         op.type = NEF_RECORD_STREAM_ABORT;
         op.u.stream_abort.proposer = row.proposer;
-        err = propose(p, &op, NULL);
+        err = propose(p, &op);
     }
     if (err == NEF_OK && !nef_index_iter_valid(it))
         memset(&cell->stream_cursor, 0, sizeof cell->stream_cursor);
@@ -431,21 +432,14 @@ static nef_err plan_aborts(struct plan *p, const uint64_t *alive, uint32_t alive
 static nef_err propose_bucket(struct plan *p, uint16_t type, const struct nef_id *bucket,
                               const struct nef_id *token)
 {
-    uint8_t dek[NEF_KEY_BYTES];
     struct nef_op op;
     nef_err err;
 
     memset(&op, 0, sizeof op);
     op.type = type;
-    nef_random(op.stream.bytes, sizeof op.stream.bytes);
-    err = nef_store_region_key(p->store, &op.bucket_key);
-    if (err != NEF_OK)
-        return err;
     op.u.bucket.bucket = *bucket;
     op.u.bucket.token = *token;
-    nef_random(dek, sizeof dek);
-    err = propose(p, &op, dek);
-    nef_wipe(dek, sizeof dek);
+    err = propose(p, &op);
     if (err == NEF_OK)
         nef_trace(NEF_TRACE_INFO, "bucket_repair", "u:cell", (uint64_t)p->cell->number, "s:op",
                   nef_record_type_name(type), NULL);
