@@ -198,8 +198,7 @@ void nef_sigv4_canonical(const struct nef_s3_http *http, const struct nef_sigv4 
     }
     path_bytes = strcspn(path, "?");
     query = path[path_bytes] == '?' ? path + path_bytes + 1 : "";
-    nef_buf_text(out, http->method);
-    nef_buf_u8(out, '\n');
+    nef_buf_printf(out, "%s\n", http->method);
     if (path_bytes == 0)
         nef_buf_u8(out, '/');
     canonical_text(out, path, path_bytes, true);

@@ -287,7 +287,8 @@ static size_t keep(struct delete_document *d, const char *text, size_t bytes)
 {
     size_t at = d->memory.bytes;
 
-    nef_buf_append(&d->memory, text, bytes);
+    if (bytes > 0)
+        nef_buf_append(&d->memory, text, bytes);
     nef_buf_u8(&d->memory, 0);
     return at;
 }

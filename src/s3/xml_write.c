@@ -59,13 +59,15 @@ void nef_s3_xml_text(struct nef_buf *out, const char *text, size_t bytes)
             }
         }
         if (replacement != NULL) {
-            nef_buf_append(out, text + plain, i - plain);
+            if (i > plain)
+                nef_buf_append(out, text + plain, i - plain);
             nef_buf_text(out, replacement);
             plain = i + n;
         }
         i += n;
     }
-    nef_buf_append(out, text + plain, bytes - plain);
+    if (bytes > plain)
+        nef_buf_append(out, text + plain, bytes - plain);
 }
 
 /* As S3 does for encoding-type=url: '/' stays. */
