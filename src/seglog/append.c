@@ -42,11 +42,16 @@ nef_err nef_log_check_records(struct nef_log *log, uint64_t offset, const uint8_
 
 nef_err nef_tail_enter(struct nef_log *log)
 {
-    uint64_t number = segment_of(log, log->end);
     struct nef_segment *seg = NULL, *old = NULL;
+    uint64_t number;
+    bool there;
     nef_err err = NEF_OK;
 
-    if (log->tail != NULL && log->tail->number == number)
+    pthread_mutex_lock(&log->lock);
+    number = segment_of(log, log->end);
+    there = log->tail != NULL && log->tail->number == number;
+    pthread_mutex_unlock(&log->lock);
+    if (there)
         return NEF_OK;
     if (log->prepared != NULL && log->prepared->number == number) {
         seg = log->prepared;
@@ -115,7 +120,7 @@ nef_err nef_log_append(struct nef_log *log, uint64_t offset, const void *data, u
         return nef_log_fail(log, "append", err);
 
     pthread_mutex_lock(&log->lock);
-    for (at = 0; at < bytes;) {
+    for (at = 0; last_epoch != log->last_epoch && at < bytes;) {
         struct nef_record r;
 
         err = nef_record_decode((const uint8_t *)data + at, &r);
