@@ -1,12 +1,12 @@
 /* Listeners over libmicrohttpd; see http.h.
  *
- * What we rely on in libmicrohttpd (0.9.75, Debian 12; checked by tests/unit/server/http_test.c):
+ * What we rely on in libmicrohttpd (0.9.75, Debian 12; checked by tests/unit/server/http_test.py):
  *   - The access handler is called first when the headers are in, with no body; "100 Continue" goes out
  *     only when that call returns without an answer and without suspending. A call that suspends is
  *     repeated after the resume. So requests are refused before a waiting client sends its body.
  *   - Then once for each piece of body, then once with no bytes ("final"). An answer can be queued only
  *     in the first and in the final calls: one that is known earlier waits in r->response while the rest of
- *     the body is thrown away. Queued in the first call of a request with a body, the connection is closed.
+ *     the body is thrown away. Queued in the first call, the connection is closed after it.
  *   - A suspended connection isn't watched, never times out and is never freed; its resume may be called
  *     from any thread, also before the call that suspended it has returned.
  *   - The library's own log names URLs, so it stays off.
@@ -249,7 +249,8 @@ static enum MHD_Result on_begin(struct nef_http_request *r)
         /* A client that waits for "100 Continue" has sent nothing: answer now. Of one that doesn't, take
          * what it is sending, if it isn't much: many see no answer before they have written all. */
         announced = body_announced(r);
-        if (announced > 0 && announced <= NEF_HTTP_DRAIN_MAX && nef_http_header(r, "Expect") == NULL) {
+        if (announced == 0 ||
+            (announced <= NEF_HTTP_DRAIN_MAX && nef_http_header(r, "Expect") == NULL)) {
             r->stage = STAGE_DRAIN;
             return MHD_YES;
         }

@@ -112,7 +112,7 @@ static void requests(struct nef_metrics *m, struct nef_buf *out)
     for (uint32_t i = 0; i < m->count; i++)
         for (size_t s = 0; s < STATUS_COUNT; s++) {
             uint64_t n = get(&m->operations[i].by_status[s]);
-            char code[8] = "other";
+            char code[16] = "other";
 
             if (n == 0)
                 continue;

@@ -27,13 +27,18 @@ nef_err nef_region_propose(struct nef_runtime *rt, struct nef_keys *keys, uint32
     return err;
 }
 
+/* CLOSE, REOPEN and DELETE hold no names: they are clear records. */
 static nef_err bucket_op(struct nef_runtime *rt, struct nef_keys *keys, uint32_t cell, uint16_t type,
                          const struct nef_id *bucket, const struct nef_id *token)
 {
-    struct nef_op op = {.type = type};
+    struct nef_op op = {.type = type, .bucket_key = *bucket};
+    struct nef_outcome outcome;
+    struct nef_run run = {0};
+    nef_err err;
 
     op.u.bucket = (struct nef_op_bucket){.bucket = *bucket, .token = *token};
-    return nef_region_propose(rt, keys, cell, &op);
+    err = nef_run_op(keys, &op, cell, NULL, NULL, NULL, 0, &run);
+    return err != NEF_OK ? err : nef_runtime_propose_wait(rt, &run, &outcome);
 }
 
 /* Take a bucket that cell 0 refused out of the cells FIRST.. again; maintenance does what fails here. */

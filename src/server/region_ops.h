@@ -1,12 +1,12 @@
-/* Ops that belong to the region and not to an object: buckets and users. They are sealed under the region's
- * key, live in cell 0 and are repeated in every other cell. Blocking: for worker threads. */
+/* Ops that belong to the region and not to an object: buckets and users. What names something is sealed under
+ * the region's key; they live in cell 0 and are repeated in every other cell. Blocking: for workers. */
 #ifndef NEF_SERVER_REGION_OPS_H
 #define NEF_SERVER_REGION_OPS_H
 
 #include <stdbool.h>
 #include "server/runtime.h"
 
-/* Propose OP (stream and bucket_key are set here) to CELL and wait. The outcome's code, or why there is none. */
+/* Propose a sealed OP (stream and bucket_key are set here) to CELL and wait. The outcome's code, or why there is none. */
 NEF_MUST_CHECK nef_err nef_region_propose(struct nef_runtime *rt, struct nef_keys *keys, uint32_t cell,
                                           struct nef_op *op);
 
