@@ -1,5 +1,5 @@
-/* S3's additional checksums (User Guide, "Checking object integrity"): incremental, their names, their
- * text forms, and how a multipart object's checksum comes from its parts.
+/* S3's additional checksums (User Guide, "Checking object integrity"): incremental, their names,
+ * their text forms, and how a multipart object's checksum comes from its parts.
  *
  * COMPOSITE: the checksum of the parts' raw checksums put together, written with "-N".
  * FULL_OBJECT: the checksum of all bytes; only CRCs, by combining the parts' CRCs and lengths. */
@@ -41,9 +41,9 @@ struct nef_s3_checksum_value {
 };
 
 /* Static texts; NULL for NONE. */
-const char *nef_s3_checksum_name(enum nef_s3_checksum_kind kind);    /* "CRC32C" */
-const char *nef_s3_checksum_header(enum nef_s3_checksum_kind kind);  /* "x-amz-checksum-crc32c" */
-const char *nef_s3_checksum_element(enum nef_s3_checksum_kind kind); /* "ChecksumCRC32C" */
+const char *nef_s3_checksum_name(enum nef_s3_checksum_kind kind);      /* "CRC32C" */
+const char *nef_s3_checksum_header(enum nef_s3_checksum_kind kind);    /* "x-amz-checksum-crc32c" */
+const char *nef_s3_checksum_element(enum nef_s3_checksum_kind kind);   /* "ChecksumCRC32C" */
 const char *nef_s3_checksum_type_name(enum nef_s3_checksum_type type); /* "FULL_OBJECT" */
 size_t nef_s3_checksum_bytes(enum nef_s3_checksum_kind kind);
 /* Any case. NONE if unknown. */
@@ -56,7 +56,8 @@ struct nef_s3_checksum {
     uint64_t crc;
     struct nef_hash *hash;
 };
-NEF_MUST_CHECK nef_err nef_s3_checksum_begin(struct nef_s3_checksum *c, enum nef_s3_checksum_kind kind);
+NEF_MUST_CHECK nef_err nef_s3_checksum_begin(struct nef_s3_checksum *c,
+                                             enum nef_s3_checksum_kind kind);
 void nef_s3_checksum_update(struct nef_s3_checksum *c, const void *data, size_t bytes);
 /* Once; type FULL_OBJECT. */
 void nef_s3_checksum_end(struct nef_s3_checksum *c, struct nef_s3_checksum_value *out);
@@ -66,14 +67,16 @@ void nef_s3_checksum_free(struct nef_s3_checksum *c);
 void nef_s3_checksum_text(const struct nef_s3_checksum_value *v, char *out);
 /* Strict. Accepts "-N" only if allow_composite. NEF_E_INVALID otherwise. */
 NEF_MUST_CHECK nef_err nef_s3_checksum_parse(enum nef_s3_checksum_kind kind, const char *text,
-                                          bool allow_composite, struct nef_s3_checksum_value *out);
-bool nef_s3_checksum_equal(const struct nef_s3_checksum_value *a, const struct nef_s3_checksum_value *b);
+                                             bool allow_composite,
+                                             struct nef_s3_checksum_value *out);
+bool nef_s3_checksum_equal(const struct nef_s3_checksum_value *a,
+                           const struct nef_s3_checksum_value *b);
 
-/* The type a multipart upload of KIND gets when the client asks for ASKED (TYPE_NONE: nothing asked).
- * NEF_E_UNSUPPORTED for a pair S3 refuses (COMPOSITE CRC64NVME, FULL_OBJECT SHA). */
+/* The type a multipart upload of KIND gets when the client asks for ASKED (TYPE_NONE: nothing
+ * asked). NEF_E_UNSUPPORTED for a pair S3 refuses (COMPOSITE CRC64NVME, FULL_OBJECT SHA). */
 NEF_MUST_CHECK nef_err nef_s3_checksum_multipart_type(enum nef_s3_checksum_kind kind,
-                                                   enum nef_s3_checksum_type asked,
-                                                   enum nef_s3_checksum_type *out_type);
+                                                      enum nef_s3_checksum_type asked,
+                                                      enum nef_s3_checksum_type *out_type);
 /* Adds parts in order and gives the object's checksum. Zeroed after begin failed; free always. */
 struct nef_s3_checksum_combiner {
     enum nef_s3_checksum_type type;
@@ -82,11 +85,12 @@ struct nef_s3_checksum_combiner {
     struct nef_s3_checksum composite;
 };
 NEF_MUST_CHECK nef_err nef_s3_checksum_combine_begin(struct nef_s3_checksum_combiner *c,
-                                                  enum nef_s3_checksum_kind kind,
-                                                  enum nef_s3_checksum_type type);
+                                                     enum nef_s3_checksum_kind kind,
+                                                     enum nef_s3_checksum_type type);
 void nef_s3_checksum_combine_part(struct nef_s3_checksum_combiner *c,
-                               const struct nef_s3_checksum_value *part, uint64_t part_bytes);
-void nef_s3_checksum_combine_end(struct nef_s3_checksum_combiner *c, struct nef_s3_checksum_value *out);
+                                  const struct nef_s3_checksum_value *part, uint64_t part_bytes);
+void nef_s3_checksum_combine_end(struct nef_s3_checksum_combiner *c,
+                                 struct nef_s3_checksum_value *out);
 void nef_s3_checksum_combine_free(struct nef_s3_checksum_combiner *c);
 
 /* CRCs by themselves. crc is 0 first, then the previous result (CRC-32C is in base/crc32c.h). */

@@ -6,8 +6,9 @@
  *   SIZE --size 0, trailers--> TRAILER (a line each) --empty line--> DONE
  *   SIZE --size 0, none--> LAST (an empty line) --> DONE
  *
- * Each signature covers the one before, so a chunk can't be dropped, repeated or moved. The signature of
- * a chunk comes before its data and is kept until the data was hashed. Input after DONE is refused. */
+ * Each signature covers the one before, so a chunk can't be dropped, repeated or moved. The
+ * signature of a chunk comes before its data and is kept until the data was hashed. Input after
+ * DONE is refused. */
 #include "s3/chunked.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -115,8 +116,8 @@ static nef_err incomplete(const struct nef_chunked *c, struct nef_s3_error *why)
 
 /* ---- signatures ---- */
 
-/* Does EXPECTED sign DIGEST_HEX as what follows the previous signature? middle: the line of the empty
- * hash, for chunks; "" for trailers. */
+/* Does EXPECTED sign DIGEST_HEX as what follows the previous signature? middle: the line of the
+ * empty hash, for chunks; "" for trailers. */
 static nef_err verify(struct nef_chunked *c, const char *algorithm, const char *middle,
                       const uint8_t digest[32], struct nef_s3_error *why)
 {
@@ -234,7 +235,8 @@ static nef_err trailer_line(struct nef_chunked *c, struct nef_s3_error *why)
         c->checksum.kind != NEF_S3_CHECKSUM_NONE)
         return malformed_trailer(why);
     if (nef_s3_checksum_parse(kind, value, false, &c->checksum) != NEF_OK)
-        return nef_s3_refuse(why, NEF_S3_INVALID_REQUEST, "Value for %s trailing header is invalid.",
+        return nef_s3_refuse(why, NEF_S3_INVALID_REQUEST,
+                             "Value for %s trailing header is invalid.",
                              nef_s3_checksum_header(kind));
     n = snprintf(c->canonical + c->canonical_bytes, sizeof(c->canonical) - c->canonical_bytes,
                  "%s:%s\n", nef_s3_checksum_header(kind), value);

@@ -1,7 +1,7 @@
 /* Conditional requests, entity tags and dates. The order of the conditions is RFC 9110's (13.2.2):
- * If-Match, else If-Unmodified-Since; then If-None-Match, else If-Modified-Since. S3 documents the two
- * mixed cases that follow from it: a true If-Match makes a false If-Unmodified-Since irrelevant (200), a
- * false If-None-Match makes a true If-Modified-Since irrelevant (304). */
+ * If-Match, else If-Unmodified-Since; then If-None-Match, else If-Modified-Since. S3 documents the
+ * two mixed cases that follow from it: a true If-Match makes a false If-Unmodified-Since irrelevant
+ * (200), a false If-None-Match makes a true If-Modified-Since irrelevant (304). */
 #include "s3/condition.h"
 #include <string.h>
 
@@ -49,8 +49,8 @@ bool nef_s3_etag_list_has(const char *list, const char *etag, bool weak_allowed)
 /* ---- evaluation ---- */
 
 static enum nef_s3_verdict evaluate(const struct nef_s3_conditions *c, const char *etag,
-                                    int64_t modified_s, int64_t now_s, enum nef_s3_verdict unchanged,
-                                    const char **out_condition)
+                                    int64_t modified_s, int64_t now_s,
+                                    enum nef_s3_verdict unchanged, const char **out_condition)
 {
     const char *ignored;
     int64_t date_s;
@@ -161,8 +161,7 @@ static struct civil civil_of(int64_t unix_s)
     days += 719468;
     era = (days >= 0 ? days : days - 146096) / 146097;
     day_of_era = days - era * 146097;
-    year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+    year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
     day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     m = (5 * day_of_year + 2) / 153;
     c.day = (unsigned)(day_of_year - (153 * m + 2) / 5 + 1);

@@ -15,9 +15,9 @@ enum nef_s3_verdict {
     NEF_S3_VERDICT_FAILED,       /* 412 */
 };
 
-/* For GET and HEAD. etag: of the object, without quotes. modified_s: its Last-Modified in seconds. now_s:
- * a date later than that isn't valid in If-Modified-Since and is ignored. out_condition (may be NULL):
- * name of the header that failed, for the Error document's Condition. */
+/* For GET and HEAD. etag: of the object, without quotes. modified_s: its Last-Modified in seconds.
+ * now_s: a date later than that isn't valid in If-Modified-Since and is ignored. out_condition (may
+ * be NULL): name of the header that failed, for the Error document's Condition. */
 enum nef_s3_verdict nef_s3_condition_read(const struct nef_s3_conditions *c, const char *etag,
                                           int64_t modified_s, int64_t now_s,
                                           const char **out_condition);
@@ -28,8 +28,8 @@ enum nef_s3_verdict nef_s3_condition_copy(const struct nef_s3_conditions *c, con
 /* PreconditionFailed with the element Condition; NEF_E_INVALID. */
 nef_err nef_s3_condition_refuse(const char *condition, struct nef_s3_error *why);
 
-/* Does LIST ("a", W/"b", c or *) name ETAG (without quotes)? Unquoted tags are taken, as S3 does. A weak
- * tag matches only if weak_allowed. */
+/* Does LIST ("a", W/"b", c or *) name ETAG (without quotes)? Unquoted tags are taken, as S3 does. A
+ * weak tag matches only if weak_allowed. */
 bool nef_s3_etag_list_has(const char *list, const char *etag, bool weak_allowed);
 
 /* Dates. Parse takes IMF-fixdate, RFC 850 and asctime (RFC 9110, section 5.6.7); now_s resolves RFC

@@ -1,9 +1,9 @@
 /* CRC-32 (reflected 0xEDB88320) and CRC-64/NVME (reflected 0x9A6C9329AC4BC9B5), and combining CRCs.
  *
  * Both are slicing-by-8 over tables made once, which is also the reference; where the processor has
- * carry-less multiplication, long runs are folded by it (crc_clmul.c). nef_crc_combine multiplies by
- * x^(8n) modulo the polynomial, as zlib's crc32_combine does, so that a multipart object's CRC comes from
- * its parts without reading them. */
+ * carry-less multiplication, long runs are folded by it (crc_clmul.c). nef_crc_combine multiplies
+ * by x^(8n) modulo the polynomial, as zlib's crc32_combine does, so that a multipart object's CRC
+ * comes from its parts without reading them. */
 #include <pthread.h>
 #include <string.h>
 #include "base/assert.h"

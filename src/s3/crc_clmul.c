@@ -1,11 +1,13 @@
-/* Folding of reflected CRCs with PCLMULQDQ (Gopal et al., "Fast CRC Computation for Generic Polynomials
- * Using PCLMULQDQ Instruction", Intel 2009): four 16-byte lanes, each folded forward by 512 bits a round,
- * then into one of 16 bytes, which crc.c finishes with its tables, so that no Barrett constants are needed.
+/* Folding of reflected CRCs with PCLMULQDQ (Gopal et al., "Fast CRC Computation for Generic
+ * Polynomials Using PCLMULQDQ Instruction", Intel 2009): four 16-byte lanes, each folded forward by
+ * 512 bits a round, then into one of 16 bytes, which crc.c finishes with its tables, so that no
+ * Barrett constants are needed.
  *
- * A lane L of low half l and high half h stands before D more bits. In the reflected order the low half
- * is the earlier 64 bits, of the higher powers: L * x^D = l * x^(D+64) ^ h * x^D modulo P. The product
- * of two reflected values of 64 bits has 127 bits and comes out one place low, so the constants are for
- * an exponent less by one. A CRC-32 constant stands in the upper half of its 64 bits. */
+ * A lane L of low half l and high half h stands before D more bits. In the reflected order the low
+ * half is the earlier 64 bits, of the higher powers: L * x^D = l * x^(D+64) ^ h * x^D modulo P. The
+ * product of two reflected values of 64 bits has 127 bits and comes out one place low, so the
+ * constants are for an exponent less by one. A CRC-32 constant stands in the upper half of its 64
+ * bits. */
 #include <string.h>
 #include "base/assert.h"
 #include "s3/crc_internal.h"

@@ -1,6 +1,6 @@
-/* S3's errors; error.h says what they are for. One table serves codes, statuses and messages, and one
- * switch translates nef_err, without a default, so that a new nef_err doesn't compile until someone has
- * decided what its client should see. */
+/* S3's errors; error.h says what they are for. One table serves codes, statuses and messages, and
+ * one switch translates nef_err, without a default, so that a new nef_err doesn't compile until
+ * someone has decided what its client should see. */
 #include "s3/error.h"
 #include <stdarg.h>
 #include <stdio.h>

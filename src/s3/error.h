@@ -1,9 +1,11 @@
-/* S3's errors: one table of code, HTTP status and message, the map from nef_err, and the Error document.
+/* S3's errors: one table of code, HTTP status and message, the map from nef_err, and the Error
+ * document.
  *
- * A function of s3/ that refuses a request returns a nef_err that isn't NEF_OK and has then filled its
- * `why`, so the HTTP layer answers with nef_s3_error_status and nef_s3_error_document. Messages are
- * Amazon's where Amazon publishes one (API reference, "Error responses"), since clients show and some
- * even compare them. An error holds what its own client sent (keys, header values): never trace it. */
+ * A function of s3/ that refuses a request returns a nef_err that isn't NEF_OK and has then filled
+ * its `why`, so the HTTP layer answers with nef_s3_error_status and nef_s3_error_document. Messages
+ * are Amazon's where Amazon publishes one (API reference, "Error responses"), since clients show
+ * and some even compare them. An error holds what its own client sent (keys, header values): never
+ * trace it. */
 #ifndef NEF_S3_ERROR_H
 #define NEF_S3_ERROR_H
 
@@ -68,8 +70,7 @@
     X(INVALID_REQUEST, "InvalidRequest", 400, "Invalid Request")                                   \
     X(INVALID_STORAGE_CLASS, "InvalidStorageClass", 400,                                           \
       "The storage class you specified is not valid")                                              \
-    X(INVALID_TOKEN, "InvalidToken", 400,                                                          \
-      "The provided token is malformed or otherwise invalid.")                                     \
+    X(INVALID_TOKEN, "InvalidToken", 400, "The provided token is malformed or otherwise invalid.") \
     X(INVALID_URI, "InvalidURI", 400, "Couldn't parse the specified URI.")                         \
     X(KEY_TOO_LONG, "KeyTooLongError", 400, "Your key is too long")                                \
     X(MALFORMED_TRAILER, "MalformedTrailerError", 400,                                             \
@@ -147,27 +148,29 @@ const char *nef_s3_code_name(enum nef_s3_code code);
 const char *nef_s3_code_message(enum nef_s3_code code);
 unsigned nef_s3_code_status(enum nef_s3_code code);
 
-/* Fills WHY with CODE and a message (NULL: the table's), without extras, and returns the nef_err that
- * stands for it: NEF_E_DENIED for 403, NEF_E_UNSUPPORTED for 501, else NEF_E_INVALID. So that a refusal
- * is one line: return nef_s3_refuse(why, NEF_S3_INVALID_ARGUMENT, "max-keys must be ..."). */
+/* Fills WHY with CODE and a message (NULL: the table's), without extras, and returns the nef_err
+ * that stands for it: NEF_E_DENIED for 403, NEF_E_UNSUPPORTED for 501, else NEF_E_INVALID. So that
+ * a refusal is one line: return nef_s3_refuse(why, NEF_S3_INVALID_ARGUMENT, "max-keys must be
+ * ..."). */
 nef_err nef_s3_refuse(struct nef_s3_error *why, enum nef_s3_code code, const char *format, ...)
     NEF_PRINTF(3, 4);
 /* The same with the extra elements ArgumentName and ArgumentValue of InvalidArgument. */
 nef_err nef_s3_refuse_argument(struct nef_s3_error *why, const char *argument, const char *value,
                                const char *message);
-/* Adds the element <NAME>value</NAME>; name is static text, value is copied. Left out without notice when
- * there is no more room: extras help a reader and nothing depends on them. */
+/* Adds the element <NAME>value</NAME>; name is static text, value is copied. Left out without
+ * notice when there is no more room: extras help a reader and nothing depends on them. */
 void nef_s3_error_extra(struct nef_s3_error *why, const char *name, const char *value);
 void nef_s3_error_extra_number(struct nef_s3_error *why, const char *name, uint64_t value);
 
 /* What any other part's error means to an S3 client. NEF_E_NOT_FOUND is NoSuchKey, NEF_E_EXISTS is
  * BucketAlreadyOwnedByYou. Asserts that err isn't NEF_OK. */
 enum nef_s3_code nef_s3_code_of(nef_err err);
-/* The same, with a message where the table's would mislead (full disk, a zone away, a missing key). */
+/* The same, with a message where the table's would mislead (full disk, a zone away, a missing key).
+ */
 void nef_s3_error_of(struct nef_s3_error *why, nef_err err);
 
-/* Appends the Error document. resource: decoded path ("/bucket/key"), request_id, host_id: texts, any
- * may be NULL. HEAD and 304 answers carry no body; that is the HTTP layer's. */
+/* Appends the Error document. resource: decoded path ("/bucket/key"), request_id, host_id: texts,
+ * any may be NULL. HEAD and 304 answers carry no body; that is the HTTP layer's. */
 void nef_s3_error_document(const struct nef_s3_error *why, const char *resource,
                            const char *request_id, const char *host_id, struct nef_buf *out);
 

@@ -1,5 +1,5 @@
-/* A request as it stood on the wire, the input of request.h and sigv4.h. Everything is borrowed from
- * the HTTP layer and must not be decoded: signatures are over the raw text. */
+/* A request as it stood on the wire, the input of request.h and sigv4.h. Everything is borrowed
+ * from the HTTP layer and must not be decoded: signatures are over the raw text. */
 #ifndef NEF_S3_HTTP_H
 #define NEF_S3_HTTP_H
 

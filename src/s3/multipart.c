@@ -23,8 +23,7 @@ nef_err nef_s3_upload_id_parse(const char *text, struct nef_id *out_id, struct n
     struct nef_id id;
     size_t bytes;
 
-    if (text == NULL || strlen(text) != NEF_S3_UPLOAD_ID_BYTES - 1 ||
-        strpbrk(text, "+/=") != NULL)
+    if (text == NULL || strlen(text) != NEF_S3_UPLOAD_ID_BYTES - 1 || strpbrk(text, "+/=") != NULL)
         goto unknown;
     for (size_t i = 0; i < NEF_S3_UPLOAD_ID_BYTES - 1; i++)
         padded[i] = text[i] == '-' ? '+' : text[i] == '_' ? '/' : text[i];

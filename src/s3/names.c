@@ -113,8 +113,7 @@ nef_err nef_s3_bucket_name_check(const char *name)
         !is_lower_or_digit(name[bytes - 1]) || looks_like_address(name))
         return NEF_E_INVALID;
     for (size_t i = 0; i < bytes; i++)
-        if (!is_lower_or_digit(name[i]) && name[i] != '-' &&
-            (name[i] != '.' || name[i + 1] == '.'))
+        if (!is_lower_or_digit(name[i]) && name[i] != '-' && (name[i] != '.' || name[i + 1] == '.'))
             return NEF_E_INVALID;
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)
         if (strncmp(name, prefixes[i], strlen(prefixes[i])) == 0)

@@ -1,6 +1,7 @@
-/* Which operation a method, a level (service, bucket, object) and a query name: one table of everything
- * Amazon's API reference has in a path, built or not, so that what isn't built is refused by its name
- * and never mistaken for something else ("PUT /bucket?acl" must not create a bucket). */
+/* Which operation a method, a level (service, bucket, object) and a query name: one table of
+ * everything Amazon's API reference has in a path, built or not, so that what isn't built is
+ * refused by its name and never mistaken for something else ("PUT /bucket?acl" must not create a
+ * bucket). */
 #include "s3/operation.h"
 #include <string.h>
 

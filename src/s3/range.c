@@ -3,8 +3,9 @@
 #include <string.h>
 #include <strings.h>
 
-/* Decimal digits at *P. A number beyond 64 bits counts as the largest one: "bytes=0-99999999999999999999"
- * is well-formed and means to the end. False if there is no digit. */
+/* Decimal digits at *P. A number beyond 64 bits counts as the largest one:
+ * "bytes=0-99999999999999999999" is well-formed and means to the end. False if there is no digit.
+ */
 static bool number(const char **p, uint64_t *out)
 {
     uint64_t v = 0;

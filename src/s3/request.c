@@ -1,6 +1,6 @@
-/* Parsing a request: memory, path, query. The operation is found by operation.c, headers are read by
- * request_headers.c and request_write.c. The path is decoded exactly once and '+' in it is literal; in the
- * query '+' is a space, as S3 and HTML forms have it. */
+/* Parsing a request: memory, path, query. The operation is found by operation.c, headers are read
+ * by request_headers.c and request_write.c. The path is decoded exactly once and '+' in it is
+ * literal; in the query '+' is a space, as S3 and HTML forms have it. */
 #include "s3/request.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +12,8 @@
 
 /* ---- memory ---- */
 
-/* Every text is at most once a piece of the target decoded as resource, as name and as parameter, and at
- * most twice one of a header (as is and decoded or joined). */
+/* Every text is at most once a piece of the target decoded as resource, as name and as parameter,
+ * and at most twice one of a header (as is and decoded or joined). */
 static nef_err reserve(struct nef_s3_parser *p, size_t *out_meta)
 {
     size_t target = strlen(p->http->target), headers = 0, meta = 0, bytes;
@@ -195,8 +195,8 @@ static nef_err limit_parameter(struct nef_s3_parser *p, const char *name, int64_
     if (value == NULL || *value == '\0')
         return NEF_OK;
     if (nef_s3_parse_number(value, &v) != NEF_OK || v < least || v > INT32_MAX) {
-        (void)snprintf(message, sizeof(message), "Provided %s not an integer or within integer range",
-                       name);
+        (void)snprintf(message, sizeof(message),
+                       "Provided %s not an integer or within integer range", name);
         return nef_s3_refuse_argument(p->why, name, value, message);
     }
     *out = v > cap ? cap : (unsigned)v;
@@ -290,9 +290,9 @@ static nef_err parse_parameters(struct nef_s3_parser *p)
 /* A response header made from the query must not split the response. */
 static nef_err check_overrides(struct nef_s3_parser *p)
 {
-    static const char *const names[] = {"response-content-type",        "response-content-language",
-                                        "response-expires",             "response-cache-control",
-                                        "response-content-disposition", "response-content-encoding"};
+    static const char *const names[] = {
+        "response-content-type",  "response-content-language",    "response-expires",
+        "response-cache-control", "response-content-disposition", "response-content-encoding"};
 
     for (size_t i = 0; i < NEF_COUNT(names); i++) {
         const char *value = parameter(p, names[i]);

@@ -1,7 +1,7 @@
-/* What an S3 request asks for: method, raw target and headers parsed and checked into one struct, so that
- * the HTTP layer never looks at a header's text itself. Path style only. Knows nothing of users, policies
- * or what is stored; the signature is sigv4.h's, and conditions and ranges are kept as text until the
- * object is known (condition.h, range.h). */
+/* What an S3 request asks for: method, raw target and headers parsed and checked into one struct,
+ * so that the HTTP layer never looks at a header's text itself. Path style only. Knows nothing of
+ * users, policies or what is stored; the signature is sigv4.h's, and conditions and ranges are kept
+ * as text until the object is known (condition.h, range.h). */
 #ifndef NEF_S3_REQUEST_H
 #define NEF_S3_REQUEST_H
 
@@ -56,8 +56,8 @@ struct nef_s3_conditions {
     const char *if_unmodified_since;
 };
 
-/* What a PUT, CopyObject, CompleteMultipartUpload or DELETE demands of the present object; the store
- * decides it when the op is applied. */
+/* What a PUT, CopyObject, CompleteMultipartUpload or DELETE demands of the present object; the
+ * store decides it when the op is applied. */
 enum nef_s3_write_condition {
     NEF_S3_WRITE_ALWAYS,
     NEF_S3_WRITE_IF_ABSENT, /* If-None-Match: * */
@@ -74,8 +74,9 @@ struct nef_s3_meta {
 /* All texts are owned by the request (one allocation), NUL-terminated, NULL if absent. */
 struct nef_s3_request {
     enum nef_s3_op op;
-    const char *op_name; /* Amazon's name, also where op is NOT_IMPLEMENTED ("GetBucketAcl"); static */
-    bool body_is_xml;    /* CreateBucket, DeleteObjects, CompleteMultipartUpload: collect it whole */
+    const char
+        *op_name;     /* Amazon's name, also where op is NOT_IMPLEMENTED ("GetBucketAcl"); static */
+    bool body_is_xml; /* CreateBucket, DeleteObjects, CompleteMultipartUpload: collect it whole */
     const char *resource; /* decoded path for error documents */
     const char *bucket;   /* NULL for ListBuckets */
     const char *object_key;
@@ -84,19 +85,19 @@ struct nef_s3_request {
     /* query */
     const char *prefix; /* "" if absent, as the four below */
     const char *delimiter;
-    const char *marker;      /* ListObjects */
-    const char *start_after; /* ListObjectsV2 */
-    const char *key_marker;  /* ListObjectVersions, ListMultipartUploads */
+    const char *marker;             /* ListObjects */
+    const char *start_after;        /* ListObjectsV2 */
+    const char *key_marker;         /* ListObjectVersions, ListMultipartUploads */
     const char *continuation_token; /* as sent; token.h */
     const char *version_id_marker;
     const char *upload_id_marker;
     bool encoding_url;
     bool fetch_owner;
-    unsigned list_max;           /* max-keys, max-uploads, max-parts or max-buckets, capped to S3's */
+    unsigned list_max; /* max-keys, max-uploads, max-parts or max-buckets, capped to S3's */
     unsigned part_number_marker; /* ListParts */
     const char *upload_id;
-    unsigned part_number; /* 0: absent */
-    bool version_null;    /* versionId=null was given */
+    unsigned part_number;              /* 0: absent */
+    bool version_null;                 /* versionId=null was given */
     const char *response_content_type; /* response-* overrides */
     const char *response_content_language;
     const char *response_expires;
@@ -109,13 +110,14 @@ struct nef_s3_request {
     int64_t decoded_content_bytes; /* x-amz-decoded-content-length, -1: absent */
     bool has_content_md5;
     uint8_t content_md5[16];
-    struct nef_s3_checksum_value checksum;       /* x-amz-checksum-*, kind NONE: absent */
-    enum nef_s3_checksum_kind trailer_checksum;  /* announced by x-amz-trailer */
-    enum nef_s3_checksum_kind checksum_kind;     /* x-amz-checksum-algorithm (new uploads, copies) or
-                                                 x-amz-sdk-checksum-algorithm, else that of the two above */
-    enum nef_s3_checksum_type checksum_type;     /* x-amz-checksum-type */
-    bool checksum_mode;                       /* x-amz-checksum-mode: ENABLED */
-    int64_t multipart_object_bytes;           /* x-amz-mp-object-size, -1: absent */
+    struct nef_s3_checksum_value checksum;      /* x-amz-checksum-*, kind NONE: absent */
+    enum nef_s3_checksum_kind trailer_checksum; /* announced by x-amz-trailer */
+    enum nef_s3_checksum_kind
+        checksum_kind;                       /* x-amz-checksum-algorithm (new uploads, copies) or
+                                             x-amz-sdk-checksum-algorithm, else that of the two above */
+    enum nef_s3_checksum_type checksum_type; /* x-amz-checksum-type */
+    bool checksum_mode;                      /* x-amz-checksum-mode: ENABLED */
+    int64_t multipart_object_bytes;          /* x-amz-mp-object-size, -1: absent */
 
     /* what is stored with an object */
     const char *content_type;
@@ -128,7 +130,7 @@ struct nef_s3_request {
     size_t meta_count;
 
     /* reading and writing */
-    const char *range; /* Range; range.h */
+    const char *range;                   /* Range; range.h */
     struct nef_s3_conditions conditions; /* GET and HEAD */
     enum nef_s3_write_condition write_condition;
     const char *write_etag; /* IF_ETAG: without quotes */
@@ -142,19 +144,19 @@ struct nef_s3_request {
     bool has_source_range; /* x-amz-copy-source-range: bytes=first-last, both inclusive */
     uint64_t source_first, source_last;
 
-    /* who should own them; the caller compares with the region's owner id, AccessDenied if another */
+    /* who should own them; the caller compares with the region's owner id, AccessDenied if another
+     */
     const char *expected_bucket_owner;
     const char *expected_source_owner;
 
     char *memory; /* the allocation behind all texts */
 };
 
-/* Parses and checks HTTP. What is known but not built gives NEF_OK and op NOT_IMPLEMENTED, so that the
- * caller checks the signature first and then answers with nef_s3_request_not_implemented.
+/* Parses and checks HTTP. What is known but not built gives NEF_OK and op NOT_IMPLEMENTED, so that
+ * the caller checks the signature first and then answers with nef_s3_request_not_implemented.
  * Errors: NEF_E_NOMEM, or a refusal; `why` is filled in every case. */
 NEF_MUST_CHECK nef_err nef_s3_request_parse(const struct nef_s3_http *http,
-                                            struct nef_s3_request *out,
-                                            struct nef_s3_error *why);
+                                            struct nef_s3_request *out, struct nef_s3_error *why);
 void nef_s3_request_free(struct nef_s3_request *r); /* zeroed is fine */
 /* NotImplemented, naming the operation. */
 nef_err nef_s3_request_not_implemented(const struct nef_s3_request *r, struct nef_s3_error *why);
@@ -164,8 +166,8 @@ NEF_MUST_CHECK nef_err nef_s3_bucket_name_check(const char *name);
 
 /* Well-formed UTF-8 (no surrogates, no overlong forms, nothing above U+10FFFF). */
 bool nef_s3_utf8_valid(const void *text, size_t bytes);
-/* Percent-decodes BYTES of TEXT to OUT (room for BYTES + 1), adds a NUL; '+' becomes a space only if
- * plus_is_space. NEF_E_INVALID for a bad escape, a NUL or invalid UTF-8. */
+/* Percent-decodes BYTES of TEXT to OUT (room for BYTES + 1), adds a NUL; '+' becomes a space only
+ * if plus_is_space. NEF_E_INVALID for a bad escape, a NUL or invalid UTF-8. */
 NEF_MUST_CHECK nef_err nef_s3_decode(const char *text, size_t bytes, bool plus_is_space, char *out,
                                      size_t *out_bytes);
 

@@ -1,6 +1,7 @@
-/* Headers of a request: what is stored with an object, what is asked of reads, and what is refused. A
- * header that would change what happens and isn't built is refused by name (NotImplemented) rather than
- * ignored: a client that asks for a lock, a tag or its own key must not believe it got it. */
+/* Headers of a request: what is stored with an object, what is asked of reads, and what is refused.
+ * A header that would change what happens and isn't built is refused by name (NotImplemented)
+ * rather than ignored: a client that asks for a lock, a tag or its own key must not believe it got
+ * it. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -341,8 +342,7 @@ static nef_err check_body(struct nef_s3_parser *p)
         return err;
     }
     if (r->op == NEF_S3_OP_DELETE_OBJECTS && !r->has_content_md5 &&
-        r->checksum.kind == NEF_S3_CHECKSUM_NONE &&
-        r->trailer_checksum == NEF_S3_CHECKSUM_NONE)
+        r->checksum.kind == NEF_S3_CHECKSUM_NONE && r->trailer_checksum == NEF_S3_CHECKSUM_NONE)
         return nef_s3_refuse(p->why, NEF_S3_INVALID_REQUEST,
                              "Missing required header for this request: Content-MD5 OR "
                              "x-amz-checksum-*");

@@ -72,8 +72,9 @@ nef_err nef_s3_parse_checksums(struct nef_s3_parser *p)
     if (trailer != NULL && *trailer != '\0') {
         r->trailer_checksum = nef_s3_checksum_by_header(trailer);
         if (r->trailer_checksum == NEF_S3_CHECKSUM_NONE)
-            return nef_s3_refuse(p->why, NEF_S3_INVALID_REQUEST,
-                                 "The value specified in the x-amz-trailer header is not supported");
+            return nef_s3_refuse(
+                p->why, NEF_S3_INVALID_REQUEST,
+                "The value specified in the x-amz-trailer header is not supported");
         if (r->checksum.kind != NEF_S3_CHECKSUM_NONE)
             return several(p->why);
     }
@@ -89,13 +90,14 @@ nef_err nef_s3_parse_checksums(struct nef_s3_parser *p)
         if (kind != sent)
             return invalid_value(p->why, "x-amz-sdk-checksum-algorithm");
     }
-    if (algorithm != NULL && (r->op == NEF_S3_OP_CREATE_MULTIPART_UPLOAD ||
-                              r->op == NEF_S3_OP_COPY_OBJECT)) {
+    if (algorithm != NULL &&
+        (r->op == NEF_S3_OP_CREATE_MULTIPART_UPLOAD || r->op == NEF_S3_OP_COPY_OBJECT)) {
         kind = nef_s3_checksum_by_name(algorithm);
         if (kind == NEF_S3_CHECKSUM_NONE)
-            return nef_s3_refuse(p->why, NEF_S3_INVALID_REQUEST,
-                                 "Checksum algorithm provided is unsupported. Please try again with "
-                                 "any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]");
+            return nef_s3_refuse(
+                p->why, NEF_S3_INVALID_REQUEST,
+                "Checksum algorithm provided is unsupported. Please try again with "
+                "any of the valid types: [CRC32, CRC32C, CRC64NVME, SHA1, SHA256]");
     }
     r->checksum_kind = kind != NEF_S3_CHECKSUM_NONE ? kind : sent;
     if (r->op == NEF_S3_OP_CREATE_MULTIPART_UPLOAD &&
@@ -160,7 +162,8 @@ nef_err nef_s3_parse_copy_source(struct nef_s3_parser *p, const char *value)
         if (nef_s3_range_exact(range, &r->source_first, &r->source_last) != NEF_OK)
             return nef_s3_refuse_argument(
                 p->why, "x-amz-copy-source-range", range,
-                "The x-amz-copy-source-range value must be of the form bytes=first-last where first "
+                "The x-amz-copy-source-range value must be of the form bytes=first-last where "
+                "first "
                 "and last are the zero-based offsets of the first and last bytes to copy");
         r->has_source_range = true;
     }
@@ -168,13 +171,13 @@ nef_err nef_s3_parse_copy_source(struct nef_s3_parser *p, const char *value)
         nef_s3_http_header(p->http, "x-amz-storage-class") == NULL &&
         nef_s3_http_header(p->http, "x-amz-server-side-encryption") == NULL &&
         nef_s3_http_header(p->http, "x-amz-checksum-algorithm") == NULL &&
-        strcmp(r->source_bucket, r->bucket) == 0 &&
-        r->source_key_bytes == r->object_key_bytes &&
+        strcmp(r->source_bucket, r->bucket) == 0 && r->source_key_bytes == r->object_key_bytes &&
         memcmp(r->source_key, r->object_key, r->object_key_bytes) == 0)
-        return nef_s3_refuse(p->why, NEF_S3_INVALID_REQUEST,
-                             "This copy request is illegal because it is trying to copy an object to "
-                             "itself without changing the object's metadata, storage class, website "
-                             "redirect location or encryption attributes.");
+        return nef_s3_refuse(
+            p->why, NEF_S3_INVALID_REQUEST,
+            "This copy request is illegal because it is trying to copy an object to "
+            "itself without changing the object's metadata, storage class, website "
+            "redirect location or encryption attributes.");
     return NEF_OK;
 }
 

@@ -1,10 +1,11 @@
-/* Signature Version 4. What is signed is the *raw* request: path, query and headers are only normalised as
- * the specification says (escapes rewritten in upper case, unreserved characters unescaped, blanks of
- * header values collapsed), never decoded and encoded again, so that "%2F" and "/" stay different.
+/* Signature Version 4. What is signed is the *raw* request: path, query and headers are only
+ * normalised as the specification says (escapes rewritten in upper case, unreserved characters
+ * unescaped, blanks of header values collapsed), never decoded and encoded again, so that "%2F" and
+ * "/" stay different.
  *
  * Order of checks: form, scope, time, then the signature. A difference in the signature is found in
- * constant time. Error documents repeat the string to sign as S3's do: it holds only what the client sent
- * and no key. */
+ * constant time. Error documents repeat the string to sign as S3's do: it holds only what the
+ * client sent and no key. */
 #include "s3/sigv4.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,11 +49,12 @@ void nef_sigv4_scope(const struct nef_sigv4 *auth, struct nef_buf *out)
 
 static bool is_unreserved(char c)
 {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '.' || c == '_' || c == '~';
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.' || c == '_' || c == '~';
 }
 
-/* Appends TEXT with every byte escaped but the unreserved ones, what was escaped already staying so. */
+/* Appends TEXT with every byte escaped but the unreserved ones, what was escaped already staying
+ * so. */
 static void canonical_text(struct nef_buf *out, const char *text, size_t bytes, bool path)
 {
     static const char hex[] = "0123456789ABCDEF";
@@ -115,8 +117,8 @@ static void canonical_query(struct nef_buf *out, const char *query, bool presign
         size_t name_bytes = equals != NULL ? (size_t)(equals - query) : bytes;
         struct pair *pair = &pairs[count];
 
-        if (bytes > 0 && !(presigned && name_bytes == 15 &&
-                           strncmp(query, "X-Amz-Signature", 15) == 0)) {
+        if (bytes > 0 &&
+            !(presigned && name_bytes == 15 && strncmp(query, "X-Amz-Signature", 15) == 0)) {
             pair->name = texts.bytes;
             canonical_text(&texts, query, name_bytes, false);
             pair->name_bytes = texts.bytes - pair->name;
@@ -274,8 +276,7 @@ nef_err nef_sigv4_check_payload(const struct nef_sigv4 *auth, const uint8_t comp
 {
     char hex[65];
 
-    if (auth->payload != NEF_S3_PAYLOAD_SIGNED ||
-        nef_equal_ct(computed, auth->payload_sha256, 32))
+    if (auth->payload != NEF_S3_PAYLOAD_SIGNED || nef_equal_ct(computed, auth->payload_sha256, 32))
         return NEF_OK;
     (void)nef_s3_refuse(why, NEF_S3_X_AMZ_CONTENT_SHA256_MISMATCH, NULL);
     nef_hex(auth->payload_sha256, 32, hex);

@@ -1,8 +1,8 @@
-/* Signature Version 4 as S3 checks it (API reference, "Authenticating Requests (AWS Signature Version
- * 4)"), in the Authorization header or in the query (presigned). Two steps, because the secret lies
- * elsewhere: nef_sigv4_parse checks form, scope and time and gives the access key; the caller finds the
- * secret (unknown or disabled: nef_sigv4_unknown_key), derives or has cached a signing key, and calls
- * nef_sigv4_verify. No clock and no state inside. Any thread. */
+/* Signature Version 4 as S3 checks it (API reference, "Authenticating Requests (AWS Signature
+ * Version 4)"), in the Authorization header or in the query (presigned). Two steps, because the
+ * secret lies elsewhere: nef_sigv4_parse checks form, scope and time and gives the access key; the
+ * caller finds the secret (unknown or disabled: nef_sigv4_unknown_key), derives or has cached a
+ * signing key, and calls nef_sigv4_verify. No clock and no state inside. Any thread. */
 #ifndef NEF_S3_SIGV4_H
 #define NEF_S3_SIGV4_H
 
@@ -20,10 +20,10 @@
 
 /* What the body is, from x-amz-content-sha256. */
 enum nef_s3_payload {
-    NEF_S3_PAYLOAD_UNSIGNED,                   /* UNSIGNED-PAYLOAD */
-    NEF_S3_PAYLOAD_SIGNED,                     /* its SHA-256 is payload_sha256: the caller hashes it
-                                                  and asks nef_sigv4_check_payload */
-    NEF_S3_PAYLOAD_STREAMING_SIGNED,           /* aws-chunked: decode with chunked.h */
+    NEF_S3_PAYLOAD_UNSIGNED,         /* UNSIGNED-PAYLOAD */
+    NEF_S3_PAYLOAD_SIGNED,           /* its SHA-256 is payload_sha256: the caller hashes it
+                                        and asks nef_sigv4_check_payload */
+    NEF_S3_PAYLOAD_STREAMING_SIGNED, /* aws-chunked: decode with chunked.h */
     NEF_S3_PAYLOAD_STREAMING_SIGNED_TRAILER,
     NEF_S3_PAYLOAD_STREAMING_UNSIGNED_TRAILER,
 };
@@ -32,7 +32,7 @@ enum nef_s3_payload {
 struct nef_sigv4 {
     bool presigned;
     char access_key[NEF_ACCESS_KEY_MAX + 1];
-    char date[9];       /* scope: "20130524" */
+    char date[9]; /* scope: "20130524" */
     char region[NEF_SIGV4_REGION_MAX + 1];
     char timestamp[17]; /* "20130524T000000Z" */
     int64_t time_s;     /* the same, Unix time */
@@ -44,8 +44,8 @@ struct nef_sigv4 {
     char signed_headers[1024];  /* "host;x-amz-date" */
 };
 
-/* kSigning of a secret, a day and a region. The caller may cache it by (access key, date); it is secret:
- * nef_wipe it. */
+/* kSigning of a secret, a day and a region. The caller may cache it by (access key, date); it is
+ * secret: nef_wipe it. */
 struct nef_sigv4_key {
     char date[9];
     uint8_t bytes[32];
@@ -63,8 +63,7 @@ nef_err nef_sigv4_unknown_key(const struct nef_sigv4 *auth, struct nef_s3_error 
 /* NEF_OK: HTTP was signed with the secret of KEY. SignatureDoesNotMatch otherwise. */
 NEF_MUST_CHECK nef_err nef_sigv4_verify(const struct nef_s3_http *http,
                                         const struct nef_sigv4 *auth,
-                                        const struct nef_sigv4_key *key,
-                                        struct nef_s3_error *why);
+                                        const struct nef_sigv4_key *key, struct nef_s3_error *why);
 /* NEF_OK if COMPUTED is the payload hash that was signed, else XAmzContentSHA256Mismatch. */
 NEF_MUST_CHECK nef_err nef_sigv4_check_payload(const struct nef_sigv4 *auth,
                                                const uint8_t computed[32],

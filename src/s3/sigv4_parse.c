@@ -1,6 +1,6 @@
-/* The form of an authentication, in the Authorization header or in the query: what it must have, its scope
- * and its time. Codes and messages are those S3 gives, since SDKs act on some of them (a wrong region is
- * corrected from the element Region). */
+/* The form of an authentication, in the Authorization header or in the query: what it must have,
+ * its scope and its time. Codes and messages are those S3 gives, since SDKs act on some of them (a
+ * wrong region is corrected from the element Region). */
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -115,8 +115,7 @@ static nef_err parse_credential(struct parse *p, const char *text, size_t bytes)
     if (part_bytes[0] > NEF_ACCESS_KEY_MAX || part_bytes[1] != 8 ||
         strspn(part[1], "0123456789") < 8)
         return malformed(p, form);
-    if (part_bytes[2] != strlen(p->region) ||
-        memcmp(part[2], p->region, part_bytes[2]) != 0) {
+    if (part_bytes[2] != strlen(p->region) || memcmp(part[2], p->region, part_bytes[2]) != 0) {
         (void)snprintf(message, sizeof(message), "the region '%.*s' is wrong; expecting '%s'",
                        (int)NEF_MIN(part_bytes[2], NEF_SIGV4_REGION_MAX), part[2], p->region);
         err = malformed(p, message);
@@ -238,9 +237,9 @@ static nef_err parse_payload_text(struct parse *p, const char *text)
         return NEF_OK;
     }
     if (strncmp(text, "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD", 40) == 0) {
-        nef_err err = nef_s3_refuse(p->why, NEF_S3_NOT_IMPLEMENTED,
-                                    "Signature Version 4A is not implemented. Please use " ALGORITHM
-                                    ".");
+        nef_err err =
+            nef_s3_refuse(p->why, NEF_S3_NOT_IMPLEMENTED,
+                          "Signature Version 4A is not implemented. Please use " ALGORITHM ".");
 
         nef_s3_error_extra(p->why, "Header", "x-amz-content-sha256");
         return err;
@@ -271,8 +270,8 @@ static nef_err parse_payload(struct parse *p)
     err = parse_payload_text(p, header);
     if (err != NEF_OK || is_signed(p->a, "x-amz-content-sha256"))
         return err;
-    /* Not signed, so not in the canonical request; a hash is still checked against the body, but what
-     * would change how the body is read must be signed. */
+    /* Not signed, so not in the canonical request; a hash is still checked against the body, but
+     * what would change how the body is read must be signed. */
     if (p->a->payload != NEF_S3_PAYLOAD_UNSIGNED && p->a->payload != NEF_S3_PAYLOAD_SIGNED) {
         err = nef_s3_refuse(p->why, NEF_S3_ACCESS_DENIED,
                             "There were headers present in the request which were not signed");
@@ -380,9 +379,10 @@ static nef_err parse_header_form(struct parse *p, const char *authorization)
     nef_err err;
 
     if (scheme == 3 && strncmp(authorization, "AWS", 3) == 0)
-        return nef_s3_refuse(p->why, NEF_S3_INVALID_REQUEST,
-                             "The authorization mechanism you have provided is not supported. Please "
-                             "use " ALGORITHM ".");
+        return nef_s3_refuse(
+            p->why, NEF_S3_INVALID_REQUEST,
+            "The authorization mechanism you have provided is not supported. Please "
+            "use " ALGORITHM ".");
     if (scheme == 22 && strncmp(authorization, "AWS4-ECDSA-P256-SHA256", 22) == 0)
         return nef_s3_refuse(p->why, NEF_S3_NOT_IMPLEMENTED,
                              "Signature Version 4A is not implemented. Please use " ALGORITHM ".");
@@ -484,9 +484,10 @@ nef_err nef_sigv4_parse(const struct nef_s3_http *http, const char *region, int6
             "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature "
             "query string parameter or the Authorization header should be specified");
     if (query2)
-        return nef_s3_refuse(why, NEF_S3_INVALID_REQUEST,
-                             "The authorization mechanism you have provided is not supported. Please "
-                             "use " ALGORITHM ".");
+        return nef_s3_refuse(
+            why, NEF_S3_INVALID_REQUEST,
+            "The authorization mechanism you have provided is not supported. Please "
+            "use " ALGORITHM ".");
     if (authorization == NULL && !query4)
         return nef_s3_refuse(why, NEF_S3_ACCESS_DENIED, NULL); /* anonymous */
     if (nef_s3_http_header(http, "x-amz-security-token") != NULL ||

@@ -1,16 +1,16 @@
 /* Continuation tokens: base64url of
  *     u8 version (1) | last key | u32 CRC-32C of all before
- * The checksum only tells a damaged token from an old one; a client that forges one gets the listing it
- * could have asked for with start-after. */
+ * The checksum only tells a damaged token from an old one; a client that forges one gets the
+ * listing it could have asked for with start-after. */
 #include "s3/token.h"
 #include <string.h>
 #include "base/assert.h"
 #include "base/bytes.h"
 #include "base/crc32c.h"
 
-#define VERSION   1u
-#define RAW_MAX   (1u + NEF_OBJECT_KEY_MAX + 4u)
-#define TEXT_MAX  ((RAW_MAX + 2u) / 3u * 4u)
+#define VERSION  1u
+#define RAW_MAX  (1u + NEF_OBJECT_KEY_MAX + 4u)
+#define TEXT_MAX ((RAW_MAX + 2u) / 3u * 4u)
 
 void nef_s3_token_text(const char *last, size_t last_bytes, struct nef_buf *out)
 {

@@ -1,5 +1,6 @@
-/* Continuation tokens of listings: opaque to clients, versioned, with a checksum so that a damaged one is
- * refused. They hold only what the client saw already, so they are neither secret nor signed. */
+/* Continuation tokens of listings: opaque to clients, versioned, with a checksum so that a damaged
+ * one is refused. They hold only what the client saw already, so they are neither secret nor
+ * signed. */
 #ifndef NEF_S3_TOKEN_H
 #define NEF_S3_TOKEN_H
 
@@ -11,7 +12,8 @@
 
 struct nef_s3_token {
     size_t last_bytes;
-    char last[NEF_OBJECT_KEY_MAX + 1]; /* last key or common prefix given, NUL-terminated: go on after it */
+    char last[NEF_OBJECT_KEY_MAX +
+              1]; /* last key or common prefix given, NUL-terminated: go on after it */
 };
 
 /* Appends the token's text. last_bytes <= NEF_OBJECT_KEY_MAX. */

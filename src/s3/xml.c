@@ -1,10 +1,12 @@
-/* Parsers of request bodies. One expat handler serves all three documents: it follows the path of open
- * elements, collects the text of the innermost one, and hands closed elements to the document's function.
+/* Parsers of request bodies. One expat handler serves all three documents: it follows the path of
+ * open elements, collects the text of the innermost one, and hands closed elements to the
+ * document's function.
  *
- * Hostile input: a document type declaration is refused as soon as it begins (so there are no entities but
- * XML's five, and no expansion), the body is bounded by NEF_XML_BODY_MAX, depth by DEPTH_MAX, the text of
- * an element by TEXT_MAX, items by S3's own limits. Namespaces are split off and not compared: S3 accepts
- * bodies with and without its namespace, and old clients use others. */
+ * Hostile input: a document type declaration is refused as soon as it begins (so there are no
+ * entities but XML's five, and no expansion), the body is bounded by NEF_XML_BODY_MAX, depth by
+ * DEPTH_MAX, the text of an element by TEXT_MAX, items by S3's own limits. Namespaces are split off
+ * and not compared: S3 accepts bodies with and without its namespace, and old clients use others.
+ */
 #include "s3/xml.h"
 #include <expat.h>
 #include <stdlib.h>
@@ -12,21 +14,21 @@
 #include "base/assert.h"
 #include "s3/request_internal.h"
 
-#define DEPTH_MAX 8u
+#define DEPTH_MAX   8u
 #define ELEMENT_MAX 40u   /* no element of S3's bodies has a longer name */
-#define TEXT_MAX  4096u /* a key has 1,024 bytes */
-#define SEPARATOR '|'
+#define TEXT_MAX    4096u /* a key has 1,024 bytes */
+#define SEPARATOR   '|'
 
 struct parse {
     XML_Parser parser;
-    const char *root;    /* name of the root element that is wanted */
+    const char *root; /* name of the root element that is wanted */
     unsigned depth;
     char path[DEPTH_MAX][ELEMENT_MAX];
     char text[TEXT_MAX + 1];
     size_t text_bytes;
     nef_err err; /* first error; parsing stops */
     struct nef_s3_error *why;
-    void (*open)(struct parse *p, const char *name);                     /* may be NULL */
+    void (*open)(struct parse *p, const char *name); /* may be NULL */
     void (*close)(struct parse *p, const char *name, const char *text);
     void *document;
 };
@@ -144,7 +146,8 @@ static void no_memory(struct parse *p)
     fail(p, NEF_E_NOMEM);
 }
 
-/* An array of COUNT items with room for one more, twice as large each time it is full. NULL: no memory. */
+/* An array of COUNT items with room for one more, twice as large each time it is full. NULL: no
+ * memory. */
 static void *grown(void *items, size_t count, size_t item_bytes)
 {
     if (count != 0 && (count & (count - 1)) != 0)
@@ -190,8 +193,8 @@ static void complete_part(struct parse *p, struct complete *c)
         malformed(p);
         return;
     }
-    parts = (struct nef_s3_part_named *)grown(c->result.parts, c->result.part_count,
-                                              sizeof(c->part));
+    parts =
+        (struct nef_s3_part_named *)grown(c->result.parts, c->result.part_count, sizeof(c->part));
     if (parts == NULL) {
         no_memory(p);
         return;
@@ -350,7 +353,8 @@ static void delete_close(struct parse *p, const char *name, const char *text)
         d->item.has_etag = true;
     } else if (inside(p, 2, "Object") &&
                (strcmp(name, "LastModifiedTime") == 0 || strcmp(name, "Size") == 0)) {
-        /* conditions of directory buckets; ignoring them would delete what the client meant to keep */
+        /* conditions of directory buckets; ignoring them would delete what the client meant to keep
+         */
         fail(p, nef_s3_refuse(p->why, NEF_S3_NOT_IMPLEMENTED,
                               "The conditions LastModifiedTime and Size are not implemented"));
     }
@@ -361,11 +365,8 @@ nef_err nef_s3_xml_parse_delete(const void *body, size_t bytes, struct nef_s3_de
 {
     struct delete_document d = {0};
     struct nef_s3_delete_item *items = NULL;
-    struct parse p = {.root = "Delete",
-                      .why = why,
-                      .open = delete_open,
-                      .close = delete_close,
-                      .document = &d};
+    struct parse p = {
+        .root = "Delete", .why = why, .open = delete_open, .close = delete_close, .document = &d};
     nef_err err;
 
     if (bytes == 0)
@@ -416,10 +417,11 @@ static void create_close(struct parse *p, const char *name, const char *text)
     if (p->depth == 1 && strcmp(name, "LocationConstraint") == 0) {
         if (*text == '\0' || strcmp(text, "us-east-1") == 0 || strcmp(text, region) == 0)
             return;
-        fail(p, nef_s3_refuse(p->why, NEF_S3_ILLEGAL_LOCATION_CONSTRAINT,
-                              "The %.64s location constraint is incompatible for the region specific "
-                              "endpoint this request was sent to.",
-                              text));
+        fail(p,
+             nef_s3_refuse(p->why, NEF_S3_ILLEGAL_LOCATION_CONSTRAINT,
+                           "The %.64s location constraint is incompatible for the region specific "
+                           "endpoint this request was sent to.",
+                           text));
     } else if (p->depth == 1 && (strcmp(name, "Location") == 0 || strcmp(name, "Bucket") == 0)) {
         fail(p, nef_s3_refuse(p->why, NEF_S3_NOT_IMPLEMENTED,
                               "Directory buckets are not implemented"));

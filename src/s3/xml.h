@@ -1,10 +1,11 @@
 /* S3's XML: parsers of the three request bodies and writers of all result documents (API reference,
  * namespace http://s3.amazonaws.com/doc/2006-03-01/).
  *
- * Parsing (expat, the only place) refuses document types and so all entities of the client's, and bounds
- * size, depth and counts; what isn't of the schema is MalformedXML. Writers append to a struct nef_buf,
- * whose sticky failure the caller checks once. Texts are UTF-8. A character XML 1.0 can't hold is written
- * as a character reference, as S3 does: clients that may meet such keys ask for encoding-type=url. */
+ * Parsing (expat, the only place) refuses document types and so all entities of the client's, and
+ * bounds size, depth and counts; what isn't of the schema is MalformedXML. Writers append to a
+ * struct nef_buf, whose sticky failure the caller checks once. Texts are UTF-8. A character XML 1.0
+ * can't hold is written as a character reference, as S3 does: clients that may meet such keys ask
+ * for encoding-type=url. */
 #ifndef NEF_S3_XML_H
 #define NEF_S3_XML_H
 
@@ -32,8 +33,8 @@ void nef_s3_complete_free(struct nef_s3_complete *c);
 struct nef_s3_delete_item {
     const char *object_key; /* NUL-terminated, in memory */
     size_t object_key_bytes;
-    const char *etag;  /* without quotes, "*" or NULL: delete only if it matches */
-    bool bad_version;  /* a VersionId other than "null": answer NoSuchVersion for this key */
+    const char *etag; /* without quotes, "*" or NULL: delete only if it matches */
+    bool bad_version; /* a VersionId other than "null": answer NoSuchVersion for this key */
 };
 struct nef_s3_delete {
     bool quiet;
@@ -48,8 +49,7 @@ void nef_s3_delete_free(struct nef_s3_delete *d);
 /* An empty body is fine: no constraint. region: ours; another LocationConstraint is refused with
  * IllegalLocationConstraintException (us-east-1, S3's default, written or not, is always ours). */
 NEF_MUST_CHECK nef_err nef_s3_xml_parse_create_bucket(const void *body, size_t bytes,
-                                                      const char *region,
-                                                      struct nef_s3_error *why);
+                                                      const char *region, struct nef_s3_error *why);
 
 /* ---- result documents; NULL texts leave their element out ---- */
 
@@ -179,7 +179,7 @@ void nef_s3_xml_delete_result(struct nef_buf *out, const struct nef_s3_xml_delet
                               size_t count, bool quiet);
 
 /* The writer itself, for error.c and for documents of other parts. */
-void nef_s3_xml_begin(struct nef_buf *out); /* declaration */
+void nef_s3_xml_begin(struct nef_buf *out);                                /* declaration */
 void nef_s3_xml_text(struct nef_buf *out, const char *text, size_t bytes); /* escaped */
 void nef_s3_xml_url(struct nef_buf *out, const char *text, size_t bytes);  /* encoding-type=url */
 void nef_s3_xml_element(struct nef_buf *out, const char *name, const char *text); /* NULL: none */

@@ -1,5 +1,5 @@
-/* libFuzzer target: nef_s3_request_parse. Input: lines; "METHOD TARGET", then "Name: value" of headers. What
- * is accepted must keep the promises of request.h. */
+/* libFuzzer target: nef_s3_request_parse. Input: lines; "METHOD TARGET", then "Name: value" of
+ * headers. What is accepted must keep the promises of request.h. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* libFuzzer target: nef_sigv4_parse and nef_sigv4_verify, input as for fuzz_request. No input may be
- * accepted as signed: the secret isn't in any corpus. */
+/* libFuzzer target: nef_sigv4_parse and nef_sigv4_verify, input as for fuzz_request. No input may
+ * be accepted as signed: the secret isn't in any corpus. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* libFuzzer target: the three XML request bodies, each as the first byte says; and the continuation token and
- * upload id parsers, which are as small. */
+/* libFuzzer target: the three XML request bodies, each as the first byte says; and the continuation
+ * token and upload id parsers, which are as small. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -148,10 +148,10 @@ static void composite_is_the_checksum_of_checksums(void **state)
 
 static void malformed_texts(void **state)
 {
-    static const char *const bad[] = {"",          "y/Q5Jg",      "y/Q5Jg=",     "y/Q5Jg==-",
-                                      "y/Q5Jg==-0", "y/Q5Jg==-x", "y/Q5Jg==-10001", "y/Q5Jg==-1x",
-                                      "AAAAAAA=",  "y_Q5Jg==",    "y/Q5Jg== ",
-                                      "y/Q5Jg==-99999999999999999999"};
+    static const char *const bad[] = {
+        "",           "y/Q5Jg",     "y/Q5Jg=",        "y/Q5Jg==-",
+        "y/Q5Jg==-0", "y/Q5Jg==-x", "y/Q5Jg==-10001", "y/Q5Jg==-1x",
+        "AAAAAAA=",   "y_Q5Jg==",   "y/Q5Jg== ",      "y/Q5Jg==-99999999999999999999"};
     struct nef_s3_checksum_value v;
 
     (void)state;
@@ -172,12 +172,12 @@ static void types_of_uploads(void **state)
     assert_int_equal(type, NEF_S3_CHECKSUM_COMPOSITE);
     assert_int_equal(nef_s3_checksum_multipart_type(NEF_S3_CHECKSUM_CRC64NVME, 0, &type), NEF_OK);
     assert_int_equal(type, NEF_S3_CHECKSUM_FULL_OBJECT);
-    assert_int_equal(nef_s3_checksum_multipart_type(NEF_S3_CHECKSUM_CRC64NVME,
-                                                    NEF_S3_CHECKSUM_COMPOSITE, &type),
-                     NEF_E_UNSUPPORTED);
-    assert_int_equal(nef_s3_checksum_multipart_type(NEF_S3_CHECKSUM_SHA1,
-                                                    NEF_S3_CHECKSUM_FULL_OBJECT, &type),
-                     NEF_E_UNSUPPORTED);
+    assert_int_equal(
+        nef_s3_checksum_multipart_type(NEF_S3_CHECKSUM_CRC64NVME, NEF_S3_CHECKSUM_COMPOSITE, &type),
+        NEF_E_UNSUPPORTED);
+    assert_int_equal(
+        nef_s3_checksum_multipart_type(NEF_S3_CHECKSUM_SHA1, NEF_S3_CHECKSUM_FULL_OBJECT, &type),
+        NEF_E_UNSUPPORTED);
 }
 
 int main(void)

@@ -6,8 +6,8 @@
 #include "crypto/crypto.h"
 #include "s3/chunked.h"
 
-/* API reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers": 66,560 bytes
- * of 'a' in chunks of 65,536 and 1,024. */
+/* API reference, "Transferring Payload in Multiple Chunks" and "Including Trailing Headers": 66,560
+ * bytes of 'a' in chunks of 65,536 and 1,024. */
 static const char *const chunk_signatures[2][3] = {
     {"ad80c730a21e5b8d04586a2213dd63b9a0e99e0e2307b0ade35a65485a288648",
      "0055627c9e194cb4542bae2aa5492e3c1575bbb81b612b7d234b86a503ef5497",

@@ -4,11 +4,11 @@
 #include "s3/condition.h"
 #include "s3/range.h"
 
-#define NOW       1700000000
-#define MODIFIED  784111777 /* Sun, 06 Nov 1994 08:49:37 GMT */
-#define SAME      "Sun, 06 Nov 1994 08:49:37 GMT"
-#define BEFORE    "Sun, 06 Nov 1994 08:49:36 GMT"
-#define AFTER     "Sun, 06 Nov 1994 08:49:38 GMT"
+#define NOW      1700000000
+#define MODIFIED 784111777 /* Sun, 06 Nov 1994 08:49:37 GMT */
+#define SAME     "Sun, 06 Nov 1994 08:49:37 GMT"
+#define BEFORE   "Sun, 06 Nov 1994 08:49:36 GMT"
+#define AFTER    "Sun, 06 Nov 1994 08:49:38 GMT"
 
 static void dates(void **state)
 {
@@ -95,7 +95,10 @@ static void precedence(void **state)
          NEF_S3_VERDICT_NOT_MODIFIED,
          NEF_S3_VERDICT_FAILED,
          "If-None-Match"},
-        {{NULL, "*", NULL, NULL}, NEF_S3_VERDICT_NOT_MODIFIED, NEF_S3_VERDICT_FAILED, "If-None-Match"},
+        {{NULL, "*", NULL, NULL},
+         NEF_S3_VERDICT_NOT_MODIFIED,
+         NEF_S3_VERDICT_FAILED,
+         "If-None-Match"},
         {{NULL, "\"x\"", NULL, NULL}, NEF_S3_VERDICT_GO, NEF_S3_VERDICT_GO, NULL},
         {{NULL, NULL, SAME, NULL},
          NEF_S3_VERDICT_NOT_MODIFIED,

@@ -55,9 +55,10 @@ static void etags(void **state)
 
 static void completion_rules(void **state)
 {
-    struct nef_s3_part_stored stored[4] = {
-        {.number = 1, .bytes = MIB5}, {.number = 2, .bytes = 7}, {.number = 5, .bytes = MIB5},
-        {.number = 9, .bytes = 1}};
+    struct nef_s3_part_stored stored[4] = {{.number = 1, .bytes = MIB5},
+                                           {.number = 2, .bytes = 7},
+                                           {.number = 5, .bytes = MIB5},
+                                           {.number = 9, .bytes = 1}};
     struct nef_s3_part_named named[3] = {{.number = 1}, {.number = 5}, {.number = 9}};
     uint32_t chosen[3];
     uint64_t bytes;
@@ -68,7 +69,8 @@ static void completion_rules(void **state)
     nef_s3_etag_md5(stored[0].md5, named[0].etag);
     nef_s3_etag_md5(stored[2].md5, named[1].etag);
     nef_s3_etag_md5(stored[3].md5, named[2].etag);
-    assert_int_equal(nef_s3_multipart_check(named, 3, stored, 4, "u", chosen, &bytes, &why), NEF_OK);
+    assert_int_equal(nef_s3_multipart_check(named, 3, stored, 4, "u", chosen, &bytes, &why),
+                     NEF_OK);
     assert_true(chosen[0] == 0 && chosen[1] == 2 && chosen[2] == 3);
     assert_int_equal(bytes, 2 * MIB5 + 1);
 
@@ -93,11 +95,13 @@ static void completion_rules(void **state)
     named[1].number = 5;
     nef_s3_etag_md5(stored[2].md5, named[1].etag);
     assert_int_equal(
-        nef_s3_checksum_parse(NEF_S3_CHECKSUM_CRC32, "y/Q5Jg==", false, &named[1].checksum), NEF_OK);
+        nef_s3_checksum_parse(NEF_S3_CHECKSUM_CRC32, "y/Q5Jg==", false, &named[1].checksum),
+        NEF_OK);
     assert_int_equal(nef_s3_multipart_check(named, 3, stored, 4, "u", chosen, &bytes, &why),
                      NEF_E_BAD_PART);
     stored[2].checksum = named[1].checksum;
-    assert_int_equal(nef_s3_multipart_check(named, 3, stored, 4, "u", chosen, &bytes, &why), NEF_OK);
+    assert_int_equal(nef_s3_multipart_check(named, 3, stored, 4, "u", chosen, &bytes, &why),
+                     NEF_OK);
     stored[0].bytes = NEF_OBJECT_BYTES_MAX;
     assert_int_equal(nef_s3_multipart_check(named, 3, stored, 4, "u", chosen, &bytes, &why),
                      NEF_E_LIMIT);
@@ -144,7 +148,7 @@ static void errors(void **state)
         const char *code;
         unsigned status;
     } cases[] = {
-        {NEF_E_NO_BUCKET, "NoSuchBucket", 404},      {NEF_E_NOT_FOUND, "NoSuchKey", 404},
+        {NEF_E_NO_BUCKET, "NoSuchBucket", 404},          {NEF_E_NOT_FOUND, "NoSuchKey", 404},
         {NEF_E_PRECONDITION, "PreconditionFailed", 412}, {NEF_E_BUSY, "SlowDown", 503},
         {NEF_E_UNAVAILABLE, "ServiceUnavailable", 503},  {NEF_E_TIMEOUT, "ServiceUnavailable", 503},
         {NEF_E_NOSPACE, "ServiceUnavailable", 503},      {NEF_E_DIGEST, "BadDigest", 400},
@@ -183,7 +187,7 @@ static void errors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(upload_ids), cmocka_unit_test(etags), cmocka_unit_test(completion_rules),
+        cmocka_unit_test(upload_ids), cmocka_unit_test(etags),  cmocka_unit_test(completion_rules),
         cmocka_unit_test(tokens),     cmocka_unit_test(errors),
     };
 

@@ -11,7 +11,7 @@ static nef_err parse(const struct nef_s3_http *http)
     return nef_s3_request_parse(http, &r, &why);
 }
 
-#define assert_parses(...)      assert_int_equal(parse(HTTP(__VA_ARGS__)), NEF_OK)
+#define assert_parses(...) assert_int_equal(parse(HTTP(__VA_ARGS__)), NEF_OK)
 #define assert_refused(code, ...)                                                                  \
     do {                                                                                           \
         assert_int_not_equal(parse(HTTP(__VA_ARGS__)), NEF_OK);                                    \
@@ -76,8 +76,7 @@ static void each_operation_is_found(void **state)
     assert_string_equal(r.source_bucket, "other");
     assert_string_equal(r.source_key, "a b/+");
     assert_parses("PUT", "/bucket/key?uploadId=u&partNumber=10000",
-                  {"x-amz-copy-source", "other/key"},
-                  {"x-amz-copy-source-range", "bytes=5-9"});
+                  {"x-amz-copy-source", "other/key"}, {"x-amz-copy-source-range", "bytes=5-9"});
     assert_int_equal(r.op, NEF_S3_OP_UPLOAD_PART_COPY);
     assert_int_equal(r.part_number, 10000);
     assert_true(r.has_source_range && r.source_first == 5 && r.source_last == 9);
@@ -125,10 +124,9 @@ static void paths_are_decoded_once(void **state)
 static void bucket_names(void **state)
 {
     static const char *const good[] = {"abc", "a-b", "a.b.c", "1bc", "my-bucket-1", "1.2.3"};
-    static const char *const bad[] = {"ab",      "Abc",       "a_b",          "-ab",   "ab-",
-                                      "a..b",    "1.2.3.4",   "xn--abc",      "a b",   ".abc",
-                                      "abc.",    "sthree-ab", "abc--x-s3",    "abc.mrap",
-                                      "abc-s3alias"};
+    static const char *const bad[] = {"ab",   "Abc",       "a_b",       "-ab",      "ab-",
+                                      "a..b", "1.2.3.4",   "xn--abc",   "a b",      ".abc",
+                                      "abc.", "sthree-ab", "abc--x-s3", "abc.mrap", "abc-s3alias"};
     char longest[65];
 
     (void)state;
@@ -146,8 +144,9 @@ static void bucket_names(void **state)
 static void list_parameters(void **state)
 {
     (void)state;
-    assert_parses("GET", "/bucket?list-type=2&prefix=a%2Bb+c&delimiter=%2F&max-keys=5000&start-after=x"
-                         "&continuation-token=t&encoding-type=url&fetch-owner=true");
+    assert_parses("GET",
+                  "/bucket?list-type=2&prefix=a%2Bb+c&delimiter=%2F&max-keys=5000&start-after=x"
+                  "&continuation-token=t&encoding-type=url&fetch-owner=true");
     assert_string_equal(r.prefix, "a+b c");
     assert_string_equal(r.delimiter, "/");
     assert_int_equal(r.list_max, 1000);
@@ -264,7 +263,8 @@ static void what_is_not_built_is_refused(void **state)
                   {"x-amz-metadata-directive", "REPLACE"});
     assert_true(r.metadata_replace);
     assert_refused("InvalidArgument", "PUT", "/bucket/k", {"x-amz-copy-source", "bucket"});
-    assert_refused("InvalidArgument", "PUT", "/bucket/k", {"x-amz-copy-source", "other/k?versionId=1"});
+    assert_refused("InvalidArgument", "PUT", "/bucket/k",
+                   {"x-amz-copy-source", "other/k?versionId=1"});
     assert_refused("InvalidArgument", "PUT", "/bucket/k", {"x-amz-copy-source", "other/k?x=1"});
     assert_refused("InvalidArgument", "PUT", "/bucket/k?uploadId=u&partNumber=1",
                    {"x-amz-copy-source", "other/k"}, {"x-amz-copy-source-range", "bytes=5-"});

@@ -7,9 +7,9 @@
 #include "s3/condition.h"
 #include "s3/sigv4.h"
 
-#define EMPTY  "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-#define NOW    1369353600 /* 20130524T000000Z */
-#define SCOPE  "AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request"
+#define EMPTY "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+#define NOW   1369353600 /* 20130524T000000Z */
+#define SCOPE "AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request"
 #define AUTH(headers, signature)                                                                   \
     "AWS4-HMAC-SHA256 Credential=" SCOPE ",SignedHeaders=" headers ",Signature=" signature
 
@@ -31,16 +31,25 @@ static nef_err check(const struct nef_s3_http *http, const char *region, int64_t
 }
 
 #define SIGNED(method, target, ...)                                                                \
-    (&(struct nef_s3_http){                                                                        \
-        (method), (target), (const struct nef_s3_header[]){__VA_ARGS__},                           \
-        sizeof((const struct nef_s3_header[]){__VA_ARGS__}) / sizeof(struct nef_s3_header)})
+    (&(struct nef_s3_http){(method), (target), (const struct nef_s3_header[]){__VA_ARGS__},        \
+                           sizeof((const struct nef_s3_header[]){__VA_ARGS__}) /                   \
+                               sizeof(struct nef_s3_header)})
 
-#define HOST {"Host", "examplebucket.s3.amazonaws.com"}
-#define DATE {"x-amz-date", "20130524T000000Z"}
-#define SHA  {"x-amz-content-sha256", EMPTY}
+#define HOST                                                                                       \
+    {                                                                                              \
+        "Host", "examplebucket.s3.amazonaws.com"                                                   \
+    }
+#define DATE                                                                                       \
+    {                                                                                              \
+        "x-amz-date", "20130524T000000Z"                                                           \
+    }
+#define SHA                                                                                        \
+    {                                                                                              \
+        "x-amz-content-sha256", EMPTY                                                              \
+    }
 
-/* API reference, "Signature Calculations for the Authorization Header: Transferring Payload in a Single
- * Chunk" and "Authenticating Requests: Using Query Parameters". */
+/* API reference, "Signature Calculations for the Authorization Header: Transferring Payload in a
+ * Single Chunk" and "Authenticating Requests: Using Query Parameters". */
 static void published_examples(void **state)
 {
     (void)state;
@@ -52,7 +61,8 @@ static void published_examples(void **state)
               "us-east-1", NOW),
         NEF_OK);
     assert_int_equal(
-        check(SIGNED("PUT", "/test$file.text", HOST, DATE, {"Date", "Fri, 24 May 2013 00:00:00 GMT"},
+        check(SIGNED("PUT", "/test$file.text", HOST, DATE,
+                     {"Date", "Fri, 24 May 2013 00:00:00 GMT"},
                      {"x-amz-storage-class", "REDUCED_REDUNDANCY"},
                      {"x-amz-content-sha256",
                       "44ce7dd67c959e0d3524ffac1771dfbba87d2b6b4b4e99e42034a8b803f8b072"},
@@ -80,7 +90,7 @@ static void published_examples(void **state)
 
 #define PRESIGNED                                                                                  \
     "/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524"  \
-    "%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400"            \
+    "%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400"             \
     "&X-Amz-SignedHeaders=host&X-Amz-Signature="                                                   \
     "aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404"
 
@@ -152,8 +162,8 @@ static void check_body(const struct captured *c, const struct nef_s3_request *re
                      NEF_OK);
     assert_int_equal(nef_s3_checksum_begin(&sum, request->trailer_checksum), NEF_OK);
     for (; left > 0; input += used, left -= used) {
-        assert_int_equal(
-            nef_chunked_step(chunked, input, left, &used, &data, &data_bytes, &why), NEF_OK);
+        assert_int_equal(nef_chunked_step(chunked, input, left, &used, &data, &data_bytes, &why),
+                         NEF_OK);
         nef_s3_checksum_update(&sum, data, data_bytes);
     }
     assert_int_equal(nef_chunked_end(chunked, &promised, &why), NEF_OK);
@@ -189,11 +199,9 @@ static void requests_of_botocore(void **state)
             fail_msg("%s: %s %s", c->name, nef_s3_code_name(why.code), why.message);
         check_body(c, &request);
         if (strstr(c->name, "put_text") != NULL || strstr(c->name, "get_range") != NULL)
-            assert_string_equal(request.object_key,
-                                "a b+c%d/\xC3\xA9~(1)!*'&=?#;:@$,/x//y");
+            assert_string_equal(request.object_key, "a b+c%d/\xC3\xA9~(1)!*'&=?#;:@$,/x//y");
         if (strstr(c->name, "_copy") != NULL && strstr(c->name, "part") == NULL)
-            assert_string_equal(request.source_key,
-                                "a b+c%d/\xC3\xA9~(1)!*'&=?#;:@$,/x//y");
+            assert_string_equal(request.source_key, "a b+c%d/\xC3\xA9~(1)!*'&=?#;:@$,/x//y");
         if (strstr(c->name, "list_v2") != NULL) {
             assert_string_equal(request.prefix, "a b+c/\xC3\xA9");
             assert_string_equal(request.start_after, "x&y=z");
@@ -237,13 +245,13 @@ static void refusals(void **state)
     authorization("AuthorizationHeaderMalformed",
                   "AWS4-HMAC-SHA256 Credential=" ACCESS
                   "/20130524/eu-west-1/s3/aws4_request,SignedHeaders=host,Signature=" EMPTY);
-    assert_string_equal(why.message, "The authorization header is malformed; the region 'eu-west-1' "
-                                     "is wrong; expecting 'us-east-1'");
+    assert_string_equal(why.message,
+                        "The authorization header is malformed; the region 'eu-west-1' "
+                        "is wrong; expecting 'us-east-1'");
     assert_string_equal(extra_of(&why, "Region"), "us-east-1");
     authorization("AuthorizationHeaderMalformed",
                   "AWS4-HMAC-SHA256 Credential=" ACCESS
-                  "/20130525/us-east-1/s3/aws4_request,SignedHeaders=" HEADERS
-                  ",Signature=" EMPTY);
+                  "/20130525/us-east-1/s3/aws4_request,SignedHeaders=" HEADERS ",Signature=" EMPTY);
     authorization("AuthorizationHeaderMalformed",
                   "AWS4-HMAC-SHA256 Credential=" ACCESS
                   "/20130524/us-east-1/ec2/aws4_request,SignedHeaders=host,Signature=" EMPTY);
@@ -277,8 +285,8 @@ static void refusals(void **state)
             SIGNED("GET", "/", HOST, DATE, SHA, {"x-amz-security-token", "t"},
                    {"Authorization", AUTH(HEADERS, GOOD_SIGNATURE)}),
             NOW);
-    refused("InvalidRequest",
-            SIGNED("GET", "/k?AWSAccessKeyId=x&Signature=y&Expires=1", HOST), NOW);
+    refused("InvalidRequest", SIGNED("GET", "/k?AWSAccessKeyId=x&Signature=y&Expires=1", HOST),
+            NOW);
     refused("InvalidArgument", SIGNED("GET", PRESIGNED, HOST, {"Authorization", "AWS a:b"}), NOW);
     refused("AuthorizationQueryParametersError",
             SIGNED("GET", "/?X-Amz-Algorithm=AWS4-HMAC-SHA256", HOST), NOW);
@@ -312,7 +320,7 @@ static void presigned_lifetimes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(published_examples), cmocka_unit_test(presigned),
+        cmocka_unit_test(published_examples),   cmocka_unit_test(presigned),
         cmocka_unit_test(requests_of_botocore), cmocka_unit_test(refusals),
         cmocka_unit_test(presigned_lifetimes),
     };

@@ -11,11 +11,11 @@ static struct nef_s3_error why;
 
 static void complete_is_parsed(void **state)
 {
-    static const char body[] =
-        DECL "<CompleteMultipartUpload" NS ">\n <Part>\n"
-             "<ETag>&quot;d41d8cd98f00b204e9800998ecf8427e&quot;</ETag><PartNumber>1</PartNumber></Part>"
-             "<Part><PartNumber>10000</PartNumber><ChecksumCRC32>y/Q5Jg==</ChecksumCRC32>"
-             "<ETag>abc</ETag><Unknown><Part/></Unknown></Part></CompleteMultipartUpload>";
+    static const char body[] = DECL
+        "<CompleteMultipartUpload" NS ">\n <Part>\n"
+        "<ETag>&quot;d41d8cd98f00b204e9800998ecf8427e&quot;</ETag><PartNumber>1</PartNumber></Part>"
+        "<Part><PartNumber>10000</PartNumber><ChecksumCRC32>y/Q5Jg==</ChecksumCRC32>"
+        "<ETag>abc</ETag><Unknown><Part/></Unknown></Part></CompleteMultipartUpload>";
     struct nef_s3_complete c;
 
     (void)state;
@@ -55,20 +55,23 @@ static void complete_is_checked(void **state)
     complete_refused("<CompleteMultipartUpload><Part><ETag>a</ETag></Part>"
                      "</CompleteMultipartUpload>",
                      "MalformedXML");
-    complete_refused("<CompleteMultipartUpload><Part><PartNumber>0</PartNumber><ETag>a</ETag></Part>"
-                     "</CompleteMultipartUpload>",
-                     "InvalidArgument");
+    complete_refused(
+        "<CompleteMultipartUpload><Part><PartNumber>0</PartNumber><ETag>a</ETag></Part>"
+        "</CompleteMultipartUpload>",
+        "InvalidArgument");
     complete_refused("<CompleteMultipartUpload><Part><PartNumber>10001</PartNumber></Part>"
                      "</CompleteMultipartUpload>",
                      "InvalidArgument");
-    complete_refused("<CompleteMultipartUpload><a><b><c><d><e><f><g><h/></g></f></e></d></c></b></a>"
-                     "</CompleteMultipartUpload>",
-                     "MalformedXML");
+    complete_refused(
+        "<CompleteMultipartUpload><a><b><c><d><e><f><g><h/></g></f></e></d></c></b></a>"
+        "</CompleteMultipartUpload>",
+        "MalformedXML");
     /* no document types: no entities, no expansion */
-    complete_refused("<!DOCTYPE a [<!ENTITY x \"1\"><!ENTITY y \"&x;&x;&x;\">]>"
-                     "<CompleteMultipartUpload><Part><PartNumber>&y;</PartNumber><ETag>a</ETag></Part>"
-                     "</CompleteMultipartUpload>",
-                     "MalformedXML");
+    complete_refused(
+        "<!DOCTYPE a [<!ENTITY x \"1\"><!ENTITY y \"&x;&x;&x;\">]>"
+        "<CompleteMultipartUpload><Part><PartNumber>&y;</PartNumber><ETag>a</ETag></Part>"
+        "</CompleteMultipartUpload>",
+        "MalformedXML");
     complete_refused("<!DOCTYPE CompleteMultipartUpload SYSTEM \"file:///etc/passwd\">"
                      "<CompleteMultipartUpload/>",
                      "MalformedXML");
@@ -101,13 +104,13 @@ static void delete_is_parsed(void **state)
     struct nef_buf b = {0};
 
     (void)state;
-    assert_int_equal(
-        parse_delete("<Delete" NS "><Quiet>true</Quiet><Object><Key> a&amp;b&#233; </Key></Object>"
-                     "<Object><VersionId>null</VersionId><Key><![CDATA[<c>]]></Key>"
-                     "<ETag>\"e\"</ETag></Object>"
-                     "<Object><Key>d</Key><VersionId>7</VersionId></Object></Delete>",
-                     &d),
-        NEF_OK);
+    assert_int_equal(parse_delete("<Delete" NS
+                                  "><Quiet>true</Quiet><Object><Key> a&amp;b&#233; </Key></Object>"
+                                  "<Object><VersionId>null</VersionId><Key><![CDATA[<c>]]></Key>"
+                                  "<ETag>\"e\"</ETag></Object>"
+                                  "<Object><Key>d</Key><VersionId>7</VersionId></Object></Delete>",
+                                  &d),
+                     NEF_OK);
     assert_true(d.quiet);
     assert_int_equal(d.item_count, 3);
     assert_string_equal(d.items[0].object_key, " a&b\xC3\xA9 ");
@@ -199,11 +202,13 @@ static void small_documents(void **state)
     struct nef_s3_checksum_value sum;
 
     (void)state;
-    assert_int_equal(nef_s3_checksum_parse(NEF_S3_CHECKSUM_CRC32, "y/Q5Jg==-2", true, &sum), NEF_OK);
+    assert_int_equal(nef_s3_checksum_parse(NEF_S3_CHECKSUM_CRC32, "y/Q5Jg==-2", true, &sum),
+                     NEF_OK);
     nef_s3_xml_list_buckets(&out, &owner, "eu-paris", &bucket, 1, NULL, NULL);
-    wrote(DECL "<ListAllMyBucketsResult" NS "><Owner><ID>id</ID><DisplayName>nef</DisplayName></Owner>"
-               "<Buckets><Bucket><Name>b</Name><CreationDate>1970-01-01T00:00:00.000Z</CreationDate>"
-               "<BucketRegion>eu-paris</BucketRegion></Bucket></Buckets></ListAllMyBucketsResult>");
+    wrote(DECL
+          "<ListAllMyBucketsResult" NS "><Owner><ID>id</ID><DisplayName>nef</DisplayName></Owner>"
+          "<Buckets><Bucket><Name>b</Name><CreationDate>1970-01-01T00:00:00.000Z</CreationDate>"
+          "<BucketRegion>eu-paris</BucketRegion></Bucket></Buckets></ListAllMyBucketsResult>");
     nef_s3_xml_location(&out, "eu-paris");
     wrote(DECL "<LocationConstraint" NS ">eu-paris</LocationConstraint>");
     nef_s3_xml_location(&out, "us-east-1");
@@ -222,14 +227,15 @@ static void small_documents(void **state)
     wrote(DECL "<CopyObjectResult" NS "><LastModified>1970-01-01T00:00:01.000Z</LastModified>"
                "<ETag>&quot;e&quot;</ETag></CopyObjectResult>");
     nef_s3_xml_copy_part(&out, "e", 1000, &sum);
-    wrote(DECL "<CopyPartResult" NS "><LastModified>1970-01-01T00:00:01.000Z</LastModified>"
-               "<ETag>&quot;e&quot;</ETag><ChecksumCRC32>y/Q5Jg==-2</ChecksumCRC32></CopyPartResult>");
+    wrote(DECL
+          "<CopyPartResult" NS "><LastModified>1970-01-01T00:00:01.000Z</LastModified>"
+          "<ETag>&quot;e&quot;</ETag><ChecksumCRC32>y/Q5Jg==-2</ChecksumCRC32></CopyPartResult>");
 }
 
 static void delete_results(void **state)
 {
-    static const struct nef_s3_xml_deleted items[] = {
-        {"a", 1, false, 0, NULL}, {"b", 1, true, NEF_S3_ACCESS_DENIED, NULL}};
+    static const struct nef_s3_xml_deleted items[] = {{"a", 1, false, 0, NULL},
+                                                      {"b", 1, true, NEF_S3_ACCESS_DENIED, NULL}};
 
     (void)state;
     nef_s3_xml_delete_result(&out, items, 2, false);
@@ -264,26 +270,28 @@ static void listings(void **state)
     "<Size>5</Size>" extra "<StorageClass>STANDARD</StorageClass>"
 #define PREFIXES "<CommonPrefixes><Prefix>d/</Prefix></CommonPrefixes>"
     nef_s3_xml_list_objects_v2(&out, &l);
-    wrote(DECL "<ListBucketResult" NS "><Name>b</Name><Prefix></Prefix>"
-               "<NextContinuationToken>t</NextContinuationToken><KeyCount>2</KeyCount>"
-               "<MaxKeys>2</MaxKeys><Delimiter>/</Delimiter><IsTruncated>true</IsTruncated>"
-               "<EncodingType>url</EncodingType><Contents><Key>a+b</Key>" ROW("") "</Contents>" PREFIXES
-               "</ListBucketResult>");
+    wrote(DECL
+          "<ListBucketResult" NS "><Name>b</Name><Prefix></Prefix>"
+          "<NextContinuationToken>t</NextContinuationToken><KeyCount>2</KeyCount>"
+          "<MaxKeys>2</MaxKeys><Delimiter>/</Delimiter><IsTruncated>true</IsTruncated>"
+          "<EncodingType>url</EncodingType><Contents><Key>a+b</Key>" ROW("") "</Contents>" PREFIXES
+                                                                             "</ListBucketResult>");
     l.encoding_url = false;
     l.owner = &owner;
     nef_s3_xml_list_objects(&out, &l);
-    wrote(DECL "<ListBucketResult" NS "><Name>b</Name><Prefix></Prefix><Marker></Marker>"
-               "<NextMarker>d/</NextMarker><MaxKeys>2</MaxKeys><Delimiter>/</Delimiter>"
-               "<IsTruncated>true</IsTruncated><Contents><Key>a b</Key>" ROW(
-                   "<Owner><ID>id</ID><DisplayName>nef</DisplayName></Owner>") "</Contents>" PREFIXES
-               "</ListBucketResult>");
+    wrote(DECL
+          "<ListBucketResult" NS "><Name>b</Name><Prefix></Prefix><Marker></Marker>"
+          "<NextMarker>d/</NextMarker><MaxKeys>2</MaxKeys><Delimiter>/</Delimiter>"
+          "<IsTruncated>true</IsTruncated><Contents><Key>a b</Key>" ROW(
+              "<Owner><ID>id</ID><DisplayName>nef</DisplayName></Owner>") "</Contents>" PREFIXES
+                                                                          "</ListBucketResult>");
     l.owner = NULL;
     nef_s3_xml_list_versions(&out, &l);
     wrote(DECL "<ListVersionsResult" NS "><Name>b</Name><Prefix></Prefix><KeyMarker></KeyMarker>"
                "<VersionIdMarker></VersionIdMarker><NextKeyMarker>d/</NextKeyMarker>"
                "<MaxKeys>2</MaxKeys><Delimiter>/</Delimiter><IsTruncated>true</IsTruncated>"
-               "<Version><Key>a b</Key><VersionId>null</VersionId><IsLatest>true</IsLatest>" ROW("")
-               "</Version>" PREFIXES "</ListVersionsResult>");
+               "<Version><Key>a b</Key><VersionId>null</VersionId><IsLatest>true</IsLatest>" ROW(
+                   "") "</Version>" PREFIXES "</ListVersionsResult>");
 }
 
 static void uploads_and_parts(void **state)
@@ -304,11 +312,12 @@ static void uploads_and_parts(void **state)
 
     (void)state;
     nef_s3_xml_list_uploads(&out, &l);
-    wrote(DECL "<ListMultipartUploadsResult" NS "><Bucket>b</Bucket><KeyMarker></KeyMarker>"
-               "<UploadIdMarker></UploadIdMarker><Prefix></Prefix><MaxUploads>1000</MaxUploads>"
-               "<IsTruncated>false</IsTruncated><Upload><Key>k</Key><UploadId>u</UploadId>"
-               "<StorageClass>STANDARD</StorageClass><Initiated>1970-01-01T00:00:00.000Z</Initiated>"
-               "</Upload></ListMultipartUploadsResult>");
+    wrote(DECL
+          "<ListMultipartUploadsResult" NS "><Bucket>b</Bucket><KeyMarker></KeyMarker>"
+          "<UploadIdMarker></UploadIdMarker><Prefix></Prefix><MaxUploads>1000</MaxUploads>"
+          "<IsTruncated>false</IsTruncated><Upload><Key>k</Key><UploadId>u</UploadId>"
+          "<StorageClass>STANDARD</StorageClass><Initiated>1970-01-01T00:00:00.000Z</Initiated>"
+          "</Upload></ListMultipartUploadsResult>");
     nef_s3_xml_list_parts(&out, &p);
     wrote(DECL "<ListPartsResult" NS "><Bucket>b</Bucket><Key>k</Key><UploadId>u</UploadId>"
                "<StorageClass>STANDARD</StorageClass><PartNumberMarker>0</PartNumberMarker>"
