@@ -40,9 +40,13 @@ struct nef_index_shared {
 struct nef_index_shared *nef_index_shared_new(size_t cache_bytes, size_t write_buffer_bytes)
 {
     struct nef_index_shared *shared = calloc(1, sizeof(*shared));
+    uint8_t any;
 
     if (shared == NULL)
         return NULL;
+    /* OpenSSL must be there before RocksDB: at exit they end in reverse order, and RocksDB's threads, which
+     * hold contexts of OpenSSL, only end with it. */
+    nef_random(&any, sizeof(any));
     /* a quarter, so that one busy cell can't take the whole budget with a single memtable */
     shared->memtable_bytes =
         NEF_MIN(NEF_MAX(write_buffer_bytes / 4, MEMTABLE_BYTES_MIN), MEMTABLE_BYTES_MAX);
