@@ -112,9 +112,9 @@ struct nef_s3_request {
     uint8_t content_md5[16];
     struct nef_s3_checksum_value checksum;      /* x-amz-checksum-*, kind NONE: absent */
     enum nef_s3_checksum_kind trailer_checksum; /* announced by x-amz-trailer */
-    enum nef_s3_checksum_kind
-        checksum_kind;                       /* x-amz-checksum-algorithm (new uploads, copies) or
-                                             x-amz-sdk-checksum-algorithm, else that of the two above */
+    /* x-amz-checksum-algorithm (uploads, copies), x-amz-sdk-checksum-algorithm, or that of the
+     * above */
+    enum nef_s3_checksum_kind checksum_kind;
     enum nef_s3_checksum_type checksum_type; /* x-amz-checksum-type */
     bool checksum_mode;                      /* x-amz-checksum-mode: ENABLED */
     int64_t multipart_object_bytes;          /* x-amz-mp-object-size, -1: absent */
