@@ -12,7 +12,7 @@
 
 const struct nef_command nef_commands[] = {
     {"up", "make or start a region on this machine", nef_cmd_up,
-     "nef up --dir DIR [--port-base 9000] [--cells 4] [--region eu-paris] [--detach]\n"
+     "nef up --dir DIR [--port-base 9000] [--cells 4] [--region eu-paris] [--detach | --prepare-only]\n"
      "\n"
      "Makes a region in DIR, or starts again what is missing of the one that DIR holds: three etcd\n"
      "members, zones a and b, the witness, and HAProxy as the front. Needs no root. All of it listens on\n"
@@ -25,6 +25,8 @@ const struct nef_command nef_commands[] = {
      "  --cells N        logs that work in parallel (4); fixed once the region is made\n"
      "  --region NAME    its name, which S3 clients call the region (eu-paris)\n"
      "  --detach         return when the region serves, or say what failed (status 1)\n"
+     "  --prepare-only   write DIR/config and all other files, and start nothing: some settings, such as the\n"
+     "                   segment size, are fixed once the region has run\n"
      "  --prepare-only   write the files and start nothing, so that DIR/config/*.yaml can be edited first;\n"
      "                   files that exist are never overwritten\n"
      "\n"

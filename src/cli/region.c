@@ -106,7 +106,8 @@ static nef_err read_parameters(struct nef_region *r, struct nef_region_error *er
         return errno == ENOENT || errno == ENOTDIR
                    ? nef_region_fail(error, NEF_E_NOT_FOUND, "%s holds no region; make one with: nef up --dir %s",
                           r->dir, r->dir)
-                   : nef_region_fail(error, NEF_E_CONFIG, "%s: %s", path, strerror(errno));
+                   : nef_region_fail(error, NEF_E_CONFIG, "%s: %s; choose a directory that you may read and "
+                                                          "write with --dir", path, strerror(errno));
     root = json_load_file(path, JSON_REJECT_DUPLICATES, &at);
     if (root == NULL)
         return nef_region_fail(error, NEF_E_CONFIG, "%s:%d: %s", path, at.line, at.text);

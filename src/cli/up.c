@@ -132,7 +132,8 @@ static void introduce(const struct nef_region *r)
            "endpoint    http://%s:%u\n"
            "access key  %s\n"
            "secret key  %s\n"
-           "try         curl --aws-sigv4 aws:amz:%s:s3 --user %s:%s http://%s:%u/\n"
+           "try         curl --aws-sigv4 aws:amz:%s:s3 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --user %s:%s "
+           "http://%s:%u/\n"
            "All of it is on one machine, which is one failure domain: this shows how a region behaves, it "
            "doesn't protect data. Three hosts: nef help init\n",
            r->plan.region, r->plan.places[0].name, r->plan.places[1].name, r->plan.cells, r->dir,
@@ -180,6 +181,18 @@ static bool bring_up(struct nef_region *r, const struct nef_region_wish *wish, c
         return false;
     *out_started = true;
     return true;
+}
+
+/* The files without the processes: for settings that are fixed at the first start, such as the segment size. */
+static int prepare(struct nef_region *r, const struct nef_region_wish *wish, const char *dir)
+{
+    struct nef_region_error error = {{0}};
+    bool made = false;
+
+    if (nef_region_make(dir, wish, r, &made, &error) != NEF_OK)
+        return nef_complain("up", "%s", error.text);
+    printf("%s/config holds the region's configuration; start it with: nef up --dir %s\n", r->dir, r->dir);
+    return 0;
 }
 
 static int watch_until_end(const struct nef_region *r, bool started)
