@@ -99,7 +99,7 @@ static void check_members(struct sim *s, uint32_t c, uint64_t from, const char *
     for (uint32_t i = 0; i < g->member_count; i++) {
         struct node *n = node_of_replica(s, &g->members[i].replica);
 
-        if (g->in_sync >> i & 1 && n)
+        if (g->in_sync >> i & 1 && n && !n->disk_lost)
             check_holds(n, c, from, why);
     }
 }
@@ -110,6 +110,9 @@ void check_record(struct sim *s)
         s->loss_accepted = true;
         return;
     }
+    for (uint32_t i = 0; i < s->node_count; i++)
+        if (!nef_group_has(&s->etcd.group, &s->nodes[i].disk.replica))
+            s->nodes[i].disk_lost = false; /* nothing relies on it any more */
     for (uint32_t c = 0; c < CELLS; c++)
         check_members(s, c, 0, "R6");
 }
@@ -130,9 +133,11 @@ static void cut_ledger(struct sim *s, const struct node *n, uint32_t c)
 {
     struct ledger *ledger = &s->ledgers[c];
     const struct log *l = &n->disk.logs[c];
-    uint32_t same = 0;
+    uint32_t same = 0, i = 0;
 
-    while (same < ledger->count && same < l->count && ledger->at[same].uid == l->at[same].uid)
+    while (same < ledger->count && ledger->at[same].offset < l->start)
+        same++;
+    for (; same < ledger->count && i < l->count && ledger->at[same].uid == l->at[i].uid; i++)
         same++;
     if (same < ledger->count) {
         ledger->count = same;

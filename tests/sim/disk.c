@@ -87,6 +87,17 @@ void log_truncate(struct log *l, uint64_t to)
     l->durable = NEF_MIN(l->durable, to);
 }
 
+/* Unlink the segments below TO, a segment's first record place. */
+void log_drop(struct log *l, uint64_t to)
+{
+    uint32_t first = log_find(l, to);
+
+    NEF_ASSERT(to % SEGMENT == NEF_SEGMENT_HEADER_BYTES && to >= l->start && to <= l->durable);
+    memmove(l->at, l->at + first, (l->count - first) * sizeof *l->at);
+    l->count -= first;
+    l->start = to;
+}
+
 static void damage_unsynced(struct sim *s, struct log *l)
 {
     uint32_t first = log_find(l, l->durable);

@@ -10,6 +10,7 @@ enum fault {
     FAULT_CRASH, FAULT_HOST_LOST, FAULT_PAUSE, FAULT_CUT, FAULT_CUT_ONE_WAY, FAULT_SLOW_LINK,
     FAULT_LINK_RESET, FAULT_ETCD_CUT, FAULT_ETCD_DOWN, FAULT_ETCD_LOSES, FAULT_SLOW_DISK,
     FAULT_FAIL_SYNC, FAULT_WIPE, FAULT_HANDOVER, FAULT_ISOLATED_RESTART, FAULT_SLOW_APPLY, FAULT_SPACE,
+    FAULT_SNAPSHOT, FAULT_ROLL_BACK, FAULT_DAMAGE, FAULT_DROP, FAULT_WALL_CLOCK,
     FAULT_COUNT,
 };
 
@@ -17,6 +18,7 @@ static const char *const fault_names[] = {
     "crash", "host lost", "pause", "cut", "cut one way", "slow link", "link reset", "etcd cut off",
     "etcd down", "etcd loses answers", "slow disk", "failing sync", "disk wiped", "handover",
     "isolation, and the other restarts", "slow apply", "space is short",
+    "old copy taken", "disk rolled back", "damage", "segments dropped", "wall clock steps",
 };
 
 static void end_later(struct sim *s, const struct sim_event *begin, uint64_t after)
@@ -26,6 +28,12 @@ static void end_later(struct sim *s, const struct sim_event *begin, uint64_t aft
     ev->a = begin->a;
     ev->node = begin->node;
     ev->b = begin->b;
+}
+
+/* The direction from the fault's node to the other one of its link. */
+static uint32_t direction(const struct sim_event *ev)
+{
+    return ev->node < ev->b ? 0 : 1;
 }
 
 static void crash_soon(struct sim *s, struct node *n, uint64_t restart_after)
@@ -62,18 +70,47 @@ static bool may_wipe(struct sim *s, const struct node *n)
 
         if (n->cas_outstanding > 0 || (n->alive && n->repl->cas.pending))
             return false;
-        if (other != n && other->cas_outstanding == 0 &&
+        if (other != n && other->cas_outstanding == 0 && !other->disk_lost &&
             nef_group_has(&s->etcd.group, &other->disk.replica))
             return s->etcd.group.epoch > 0;
     }
     return false;
 }
 
+static void take_snapshot(struct node *n)
+{
+    n->snapshot.replica = n->disk.replica;
+    n->snapshot.epoch = n->disk.epoch;
+    for (uint32_t c = 0; c < CELLS; c++) {
+        struct log *l = &n->snapshot.logs[c];
+
+        log_copy(l, &n->disk.logs[c]);
+        l->count = log_find(l, l->durable); /* what a copy of the disk would hold */
+        l->end = l->durable;
+    }
+    n->has_snapshot = true;
+}
+
+/* Only a rollback to before the epoch began can be told from the disk and the record alone (R10). One within
+ * the epoch is noticed by the primary when the replica joins, but if the primary is lost first, two copies
+ * were. The replica must not have changed since either. */
+static bool seen_as_old(struct sim *s, const struct node *n)
+{
+    if (!nef_id_equal(&n->snapshot.replica, &n->disk.replica))
+        return false;
+    if (!nef_group_has(&s->etcd.group, &n->disk.replica))
+        return true;
+    for (uint32_t c = 0; c < CELLS; c++)
+        if (n->snapshot.logs[c].end < s->etcd.group.first_offset[c])
+            return true;
+    return false;
+}
+
 void fault_begin(struct sim *s, const struct sim_event *ev)
 {
     struct node *n = &s->nodes[ev->node];
-    uint32_t other = 1 - ev->node;
-    struct link *link = net_link(s, 0, 1);
+    uint32_t other = (uint32_t)ev->b;
+    struct link *link = net_link(s, ev->node, other);
     struct nef_event handover = {.type = NEF_EV_HANDOVER};
 
     if (s->faults_over)
@@ -97,19 +134,19 @@ void fault_begin(struct sim *s, const struct sim_event *ev)
     case FAULT_CUT:
         link->cut[0] = link->cut[1] = true;
         if (sim_chance(s, 0.3))
-            net_break(s, 0, 1, sim_chance(s, 0.7), sim_chance(s, 0.7));
+            net_break(s, ev->node, other, sim_chance(s, 0.7), sim_chance(s, 0.7));
         end_later(s, ev, episode_time(s));
         break;
     case FAULT_CUT_ONE_WAY:
-        link->cut[ev->node] = true;
+        link->cut[direction(ev)] = true;
         end_later(s, ev, episode_time(s));
         break;
     case FAULT_SLOW_LINK:
-        link->extra[ev->node] = sim_between(s, 20 * MS, 600 * MS);
+        link->extra[direction(ev)] = sim_between(s, 20 * MS, 600 * MS);
         end_later(s, ev, episode_time(s));
         break;
     case FAULT_LINK_RESET:
-        net_break(s, 0, 1, true, true);
+        net_break(s, ev->node, other, true, true);
         break;
     case FAULT_ETCD_CUT:
         n->etcd_cut = true;
@@ -167,6 +204,32 @@ void fault_begin(struct sim *s, const struct sim_event *ev)
         }
         end_later(s, ev, episode_time(s));
         break;
+    case FAULT_SNAPSHOT:
+        if (n->alive && n->sync_at[0] == 0 && n->sync_at[1] == 0 && !n->disk_lost)
+            take_snapshot(n);
+        break;
+    case FAULT_ROLL_BACK:
+        if (may_wipe(s, n) && n->has_snapshot && seen_as_old(s, n)) {
+            node_crash(n, true);
+            node_roll_back(n);
+            n->disk_lost = true;
+            node_restart_later(n, restart_time(s));
+        }
+        break;
+    case FAULT_DAMAGE:
+        if (may_wipe(s, n)) {
+            node_crash(n, true);
+            n->disk_lost = node_damage(n);
+            node_restart_later(n, restart_time(s));
+        }
+        break;
+    case FAULT_DROP:
+        if (n->alive)
+            node_drop(n);
+        break;
+    case FAULT_WALL_CLOCK:
+        n->wall_step_ms += sim_chance(s, 0.5) ? 3600000 : -3600000;
+        break;
     case FAULT_COUNT:
         break;
     }
@@ -175,7 +238,7 @@ void fault_begin(struct sim *s, const struct sim_event *ev)
 void fault_end(struct sim *s, const struct sim_event *ev)
 {
     struct node *n = &s->nodes[ev->node];
-    struct link *link = net_link(s, 0, 1);
+    struct link *link = net_link(s, ev->node, (uint32_t)ev->b);
     struct nef_event space = {.type = NEF_EV_SPACE, .free_bytes = 1u << 30};
 
     switch ((enum fault)ev->a) {
@@ -187,10 +250,10 @@ void fault_end(struct sim *s, const struct sim_event *ev)
         link->cut[0] = link->cut[1] = false;
         break;
     case FAULT_CUT_ONE_WAY:
-        link->cut[ev->node] = false;
+        link->cut[direction(ev)] = false;
         break;
     case FAULT_SLOW_LINK:
-        link->extra[ev->node] = 0;
+        link->extra[direction(ev)] = 0;
         break;
     case FAULT_ETCD_CUT:
         n->etcd_cut = false;
@@ -218,6 +281,11 @@ void fault_end(struct sim *s, const struct sim_event *ev)
     case FAULT_FAIL_SYNC:
     case FAULT_WIPE:
     case FAULT_HANDOVER:
+    case FAULT_SNAPSHOT:
+    case FAULT_ROLL_BACK:
+    case FAULT_DAMAGE:
+    case FAULT_DROP:
+    case FAULT_WALL_CLOCK:
     case FAULT_COUNT:
         break;
     }
@@ -225,7 +293,7 @@ void fault_end(struct sim *s, const struct sim_event *ev)
 
 void faults_schedule(struct sim *s)
 {
-    uint32_t episodes = 1 + (uint32_t)sim_below(s, 6);
+    uint32_t episodes = 1 + (uint32_t)sim_below(s, 12);
     uint64_t at = 600 * MS;
 
     s->tcp = sim_chance(s, 0.7);
@@ -244,14 +312,15 @@ void faults_schedule(struct sim *s)
         s->nodes[i].slow_apply = sim_chance(s, 0.2) ? sim_between(s, MS, 20 * MS) : 0;
         node_restart_later(&s->nodes[i], sim_below(s, 30 * MS));
     }
-    clients_init(s, 2, 35);
+    clients_init(s, s->node_count == 2 ? 3 : 2, 60);
     for (uint32_t i = 0; i < episodes; i++) {
         struct sim_event *ev;
 
-        at = sim_chance(s, 0.6) ? at + sim_below(s, 80 * MS) : sim_between(s, 10 * MS, 3000 * MS);
+        at = sim_chance(s, 0.6) ? at + sim_below(s, 80 * MS) : sim_between(s, 10 * MS, 4700 * MS);
         ev = sim_at(s, at, SIM_FAULT);
         ev->a = sim_below(s, FAULT_COUNT);
         ev->node = (uint32_t)sim_below(s, s->node_count);
+        ev->b = (ev->node + 1 + sim_below(s, s->node_count - 1)) % s->node_count;
     }
 }
 

@@ -1,4 +1,4 @@
-/* nef_sim: run seeds. `--seeds FROM-TO` runs FROM..TO-1, prints each seed that fails and exits with 1;
+/* nef_sim: run seeds. `--seeds FROM-TO` runs FROM..TO, prints each seed that fails and exits with 1;
  * `--seed N [--trace]` replays one. */
 #include "sim/sim.h"
 
@@ -15,7 +15,7 @@ static int usage(void)
 
 int main(int argc, char **argv)
 {
-    unsigned long from = 0, to = 0, bad = 0;
+    unsigned long from = 1, to = 0, bad = 0;
     bool trace = false, keep_going = false;
     uint64_t steps = 0;
 
@@ -26,16 +26,16 @@ int main(int argc, char **argv)
             keep_going = true;
         else if (strcmp(argv[i], "--seed") == 0 && i + 1 < argc &&
                  sscanf(argv[i + 1], "%lu", &from) == 1)
-            to = from + 1, i++;
+            to = from, i++;
         else if (strcmp(argv[i], "--seeds") == 0 && i + 1 < argc &&
                  sscanf(argv[i + 1], "%lu-%lu", &from, &to) == 2)
             i++;
         else
             return usage();
     }
-    if (to <= from)
+    if (to < from)
         return usage();
-    for (unsigned long seed = from; seed < to; seed++) {
+    for (unsigned long seed = from; seed <= to; seed++) {
         bool good = sim_run_seed(seed, trace, &sim);
 
         steps += sim.steps;
@@ -49,5 +49,6 @@ int main(int argc, char **argv)
             break;
     }
     printf("seeds %lu-%lu: %lu failed, %lu steps\n", from, to, bad, (unsigned long)steps);
+    fflush(stdout);
     return bad > 0;
 }

@@ -68,6 +68,55 @@ void node_new_disk(struct node *n)
     }
 }
 
+/* The disk comes back as an old copy of itself. */
+void node_roll_back(struct node *n)
+{
+    NEF_ASSERT(!n->alive && n->has_snapshot);
+    n->disk.epoch = n->snapshot.epoch;
+    for (uint32_t c = 0; c < CELLS; c++) {
+        log_copy(&n->disk.logs[c], &n->snapshot.logs[c]);
+        n->applied[c] = n->disk.logs[c].start;
+    }
+}
+
+/* A record that was durable rots, below a mark that says so. */
+bool node_damage(struct node *n)
+{
+    uint32_t c = (uint32_t)sim_below(n->sim, CELLS);
+    struct log *l = &n->disk.logs[c];
+    uint64_t mark = 0;
+    uint32_t below = 0;
+
+    NEF_ASSERT(!n->alive);
+    for (uint32_t i = 0; i < l->count; i++)
+        if (!l->at[i].bad)
+            mark = NEF_MAX(mark, l->at[i].synced_before);
+    while (below < l->count && l->at[below].offset < mark)
+        below++;
+    if (below < 2 || record_end(&l->at[l->count - 1]) <= mark)
+        return false;
+    l->at[sim_below(n->sim, below - 1)].bad = true;
+    n->applied[c] = l->start;
+    return true;
+}
+
+/* Unlink what is below the index, as a committed drop record allows. */
+void node_drop(struct node *n)
+{
+    for (uint32_t c = 0; c < CELLS; c++) {
+        struct log *l = &n->disk.logs[c];
+        uint64_t to = n->applied[c] / SEGMENT * SEGMENT + NEF_SEGMENT_HEADER_BYTES;
+
+        if (to > n->applied[c])
+            to -= SEGMENT;
+        if (to <= l->start || to > l->durable || l->kept)
+            continue;
+        sim_trace(n->sim, n, "drops cell %u below %lu", c, to);
+        log_drop(l, to);
+        n->repl->cells[c].start = to;
+    }
+}
+
 static const uint8_t *tag_of(uint32_t key, uint8_t tag[16])
 {
     memset(tag, 0, 16);
@@ -81,6 +130,20 @@ static void mark(struct node *n, uint32_t c, const struct record *r)
 
     if (r->kind == RECORD_OP)
         nef_gate_mark(n->gates[c], tag_of(r->key, tag), record_end(r));
+}
+
+static void apply_record(struct node *n, uint32_t c, const struct record *r,
+                         struct nef_outcome *out_outcome);
+
+/* What the log's first checkpoint holds: the index of everything below its start. */
+static void apply_checkpoint(struct node *n, uint32_t c)
+{
+    const struct ledger *ledger = &n->sim->ledgers[c];
+    struct nef_outcome outcome;
+
+    for (uint32_t i = 0; i < ledger->count && ledger->at[i].offset < n->disk.logs[c].start; i++)
+        if (ledger->at[i].kind == RECORD_OP)
+            apply_record(n, c, &ledger->at[i], &outcome);
 }
 
 /* The index as of a restart: some applied position that was flushed, then what is above is marked. */
@@ -97,6 +160,7 @@ static void load_index(struct node *n, uint32_t c, const struct nef_repl_cell_st
     n->outcomes[c] = nef_outcomes_init(n->outcome_memory[c], OUTCOME_PROPOSERS, OUTCOMES);
     for (uint32_t k = c; k < KEYS; k += CELLS)
         n->values[k] = 0;
+    apply_checkpoint(n, c);
     n->applied[c] = l->start;
     n->committed[c] = NEF_MIN(applied, start->damaged ? start->damage_offset : start->end);
     n->gates[c] = nef_gate_init(n->gate_memory[c], GATE_ENTRIES, l->start);
@@ -266,6 +330,7 @@ static void append(struct node *n, const struct nef_action *a)
     r.epoch = a->epoch;
     r.synced_before = a->synced_before;
     r.uid = ++s->uid_last;
+    r.wall_ms = (int64_t)(s->now / MS) + n->wall_step_ms;
     check_append(n, a, &r);
     mark(n, a->cell, &r);
     log_push(l, &r);
@@ -356,15 +421,17 @@ static void execute(struct node *n, const struct nef_action *a, uint64_t message
         break;
     case NEF_ACT_SKIP:
         sim_trace(s, n, "skips cell %u from %lu to %lu", a->cell, l->end, a->offset);
-        for (uint32_t i = 0; i < s->node_count; i++) { /* the checkpoint it will find there */
-            const struct node *p = &s->nodes[i];
+        NEF_ASSERT(a->offset > l->end && a->offset % SEGMENT == NEF_SEGMENT_HEADER_BYTES);
+        l->count = 0;
+        l->start = l->end = l->durable = a->offset;
+        {
+            struct nef_repl_cell_start start = {.end = a->offset};
 
-            if (i == n->index || p->disk.logs[a->cell].start != a->offset)
-                continue;
-            l->count = 0;
-            l->start = l->end = l->durable = a->offset;
+            n->rebuilding = true; /* from the checkpoint that will follow */
+            load_index(n, a->cell, &start, a->offset);
+            n->rebuilding = false;
         }
-        NEF_ASSERT(l->end == a->offset);
+        n->prefix_ok[a->cell] = a->offset;
         ev = later(n, disk_time(n), SIM_CUT_DONE);
         ev->a = a->cell;
         break;
@@ -467,6 +534,9 @@ static void step_once(struct node *n, struct nef_event *ev)
         struct nef_action *a = &s->actions.at[i];
 
         if (n->crash_in >= 0 && n->crash_in-- == 0) {
+            for (; i < s->actions.count; i++) /* only memory: the process and its proposals are gone */
+                if (s->actions.at[i].type == NEF_ACT_FREE || s->actions.at[i].type == NEF_ACT_REFUSE)
+                    free((void *)(uintptr_t)s->actions.at[i].handle);
             node_crash(n, true);
             node_restart_later(n, n->restart_after);
             return;
@@ -551,6 +621,18 @@ static nef_err apply_op(struct node *n, const struct record *r)
     return NEF_OK;
 }
 
+static void apply_record(struct node *n, uint32_t c, const struct record *r,
+                         struct nef_outcome *out_outcome)
+{
+    uint64_t evicted;
+
+    if (nef_outcomes_find(n->outcomes[c], r->proposer, r->number, out_outcome))
+        return;
+    *out_outcome = (struct nef_outcome){.number = r->number, .offset = r->offset};
+    out_outcome->code = (uint32_t)apply_op(n, r);
+    nef_outcomes_put(n->outcomes[c], r->proposer, out_outcome, r->offset, &evicted);
+}
+
 void node_apply(struct node *n, uint32_t c)
 {
     struct log *l = &n->disk.logs[c];
@@ -560,18 +642,13 @@ void node_apply(struct node *n, uint32_t c)
     for (uint32_t i = log_find(l, n->applied[c]); i < l->count; i++) {
         const struct record *r = &l->at[i];
         struct nef_outcome outcome;
-        uint64_t evicted;
 
         if (record_end(r) > n->committed[c])
             break;
         n->applied[c] = record_end(r);
         if (r->kind != RECORD_OP)
             continue;
-        if (!nef_outcomes_find(n->outcomes[c], r->proposer, r->number, &outcome)) {
-            outcome = (struct nef_outcome){.number = r->number, .offset = r->offset};
-            outcome.code = (uint32_t)apply_op(n, r);
-            nef_outcomes_put(n->outcomes[c], r->proposer, &outcome, r->offset, &evicted);
-        }
+        apply_record(n, c, r, &outcome);
         if (r->proposer != n->incarnation || n->rebuilding)
             continue;
         nef_gate_applied(n->gates[c], n->applied[c]);

@@ -24,14 +24,15 @@
 #define NODES_MAX   3u
 #define CELLS       2u
 #define KEYS        6u   /* key k lives in cell k % CELLS */
-#define CLIENTS_MAX 8u
-#define OPS_MAX     512u
+#define CLIENTS_MAX 9u
+#define OPS_MAX     640u
 #define OPS_OF_KEY_MAX 120u
 #define EPOCHS_MAX  256u
 #define SEGMENT     16384u
 #define MS          NEF_MS
 #define US          1000ull
 #define SECOND      (1000 * MS)
+#define FAULTS_END  (5000 * MS) /* then everything is healed and must become well */
 
 /* ---- disk.c ------------------------------------------------------------------------------------------ */
 
@@ -46,6 +47,7 @@ struct record {
     uint64_t proposer, number;
     uint32_t bytes;
     uint32_t value, expected;
+    int64_t wall_ms; /* the primary's wall clock, as it was */
     uint8_t kind, op, key;
     bool bad; /* torn, lost or corrupt on this disk */
 };
@@ -67,6 +69,7 @@ void log_copy(struct log *to, const struct log *from);
 void log_push(struct log *l, const struct record *r);
 uint32_t log_find(const struct log *l, uint64_t offset); /* first record at or after OFFSET */
 void log_truncate(struct log *l, uint64_t to);
+void log_drop(struct log *l, uint64_t to);
 uint64_t record_end(const struct record *r);
 
 struct sim;
@@ -96,6 +99,10 @@ struct node {
     struct disk disk;
     double drift;         /* of its clock */
     uint64_t clock_offset;
+    bool disk_lost; /* rolled back or damaged while in sync: until the record is without it */
+    struct disk snapshot; /* an old copy, for a rollback */
+    bool has_snapshot;
+    int64_t wall_step_ms; /* its wall clock is off by so much */
     /* process */
     bool alive, stopped_for_good, failed;
     uint32_t life; /* events of an earlier process are dropped */
@@ -286,6 +293,9 @@ void node_crash(struct node *n, bool peers_notice);
 void node_step(struct node *n, struct nef_event *ev);
 void node_restart_later(struct node *n, uint64_t after);
 void node_new_disk(struct node *n);
+void node_roll_back(struct node *n);
+bool node_damage(struct node *n);
+void node_drop(struct node *n);
 void node_free_proposals(struct node *n);
 void node_apply(struct node *n, uint32_t cell);
 

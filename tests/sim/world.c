@@ -60,6 +60,7 @@ void sim_free(struct sim *s)
         free(n->memory);
         for (uint32_t c = 0; c < CELLS; c++) {
             log_free(&n->disk.logs[c]);
+            log_free(&n->snapshot.logs[c]);
             free(n->gate_memory[c]);
             free(n->outcome_memory[c]);
         }
@@ -274,10 +275,10 @@ bool sim_run_seed(uint64_t seed, bool trace, struct sim *s)
 {
     uint64_t limit;
 
-    sim_init(s, seed, 2);
+    sim_init(s, seed, seed % 4 == 3 ? 3 : 2);
     s->trace_print = trace;
     faults_schedule(s);
-    sim_run_until(s, s->now + 3 * SECOND + 500 * MS);
+    sim_run_until(s, s->now + FAULTS_END);
     faults_heal(s);
     limit = s->now + 60 * SECOND;
     while (!s->failed && s->now < limit && !sim_settled(s))
