@@ -25,8 +25,6 @@ const struct nef_command nef_commands[] = {
      "  --cells N        logs that work in parallel (4); fixed once the region is made\n"
      "  --region NAME    its name, which S3 clients call the region (eu-paris)\n"
      "  --detach         return when the region serves, or say what failed (status 1)\n"
-     "  --prepare-only   write DIR/config and all other files, and start nothing: some settings, such as the\n"
-     "                   segment size, are fixed once the region has run\n"
      "  --prepare-only   write the files and start nothing, so that DIR/config/*.yaml can be edited first;\n"
      "                   files that exist are never overwritten\n"
      "\n"

@@ -183,18 +183,6 @@ static bool bring_up(struct nef_region *r, const struct nef_region_wish *wish, c
     return true;
 }
 
-/* The files without the processes: for settings that are fixed at the first start, such as the segment size. */
-static int prepare(struct nef_region *r, const struct nef_region_wish *wish, const char *dir)
-{
-    struct nef_region_error error = {{0}};
-    bool made = false;
-
-    if (nef_region_make(dir, wish, r, &made, &error) != NEF_OK)
-        return nef_complain("up", "%s", error.text);
-    printf("%s/config holds the region's configuration; start it with: nef up --dir %s\n", r->dir, r->dir);
-    return 0;
-}
-
 static int watch_until_end(const struct nef_region *r, bool started)
 {
     struct nef_region_error error = {{0}};
