@@ -32,7 +32,7 @@ static bool reserve(struct nef_buf *b, size_t bytes)
         b->failed = true;
         return false;
     }
-    if (b->bytes + bytes <= b->capacity)
+    if (b->data != NULL && b->bytes + bytes <= b->capacity)
         return true;
     while (capacity < b->bytes + bytes)
         capacity *= 2;
