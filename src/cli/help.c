@@ -106,10 +106,13 @@ const struct nef_command nef_commands[] = {
      "  nef zone-recover --accept-loss --dir ./run b\n"},
     {"fsck", "check the logs offline", nef_cmd_fsck,
      "nef fsck --dir DIR [--rebuild-index]\n"
+     "nef fsck --config FILE [--rebuild-index]\n"
      "\n"
-     "Checks a region that is stopped: the logs of both zones against each other, every checksum, and the\n"
-     "index against the log. DIR is that of nef up, or the data directory of one zone. Nothing is changed,\n"
-     "except that --rebuild-index throws the index away, to be made anew from the log.\n"
+     "Checks what is stopped: with --dir both zones of a region of nef up, every checksum, the zones' logs\n"
+     "against each other and the index against the log; with --config (a zone's YAML) the one zone of this\n"
+     "host. Nothing is changed, except that --rebuild-index makes the index anew from the log.\n"
+     "A problem is something wrong; a note is what the next start puts right by itself, such as a tail that\n"
+     "lost an election.\n"
      "\n"
      "Exit status: 0 clean, 1 problems (each is listed), 2 it could not run.\n"
      "\n"

@@ -16,11 +16,7 @@ int nef_cmd_zone(int argc, char **argv)
         (void)nef_complain("zone", "say which configuration: --config FILE");
         return 2;
     }
-#ifdef NEF_HAVE_ZONE
     return nef_zone_main(config);
-#else
-    return nef_complain("zone", "this build has no zone");
-#endif
 }
 
 int nef_cmd_supervise(int argc, char **argv)
