@@ -1,0 +1,657 @@
+/* Scenarios: stories of one or two faults, told by the trace. The seed and the weather are fixed, so the
+ * trace is too. Where a story's times depend on nothing that matters, only its words are compared
+ * (`told`): each line must come, in this order, with any others between them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include "sim/sim.h"
+
+static struct sim sim;
+static struct sim *const s = &sim;
+
+/* Two or three zones up, all in sync, a primary, nothing under way. */
+static void region(uint32_t zones)
+{
+    sim_init(s, 1, zones);
+    s->trace = calloc(1, 1);
+    s->client_count = 0;
+    for (uint32_t i = 0; i < zones; i++)
+        node_start(&s->nodes[i]);
+    sim_run_until(s, 2 * SECOND);
+    assert_false(s->failed);
+    assert_int_equal(__builtin_popcount(s->etcd.group.in_sync), zones);
+    assert_true(s->nodes[0].repl->won);
+    s->trace_bytes = 0;
+}
+
+static void done(void)
+{
+    if (s->failed)
+        print_error("%s\n%s\n", s->trace, s->failure);
+    assert_false(s->failed);
+    sim_free(s);
+}
+
+static void run(uint64_t ms)
+{
+    sim_run_until(s, s->now + ms * MS);
+}
+
+/* A request at ZONE; its index. Scenario requests belong to no client loop. */
+static uint32_t ask(uint32_t zone, enum op op, uint32_t key)
+{
+    s->clients[CLIENTS_MAX - 1].node = zone;
+    return request_start(s, CLIENTS_MAX - 1, op, key, 0);
+}
+
+static uint32_t put(uint32_t zone, uint32_t key)
+{
+    uint32_t i = ask(zone, OP_PUT, key);
+
+    run(100);
+    return i;
+}
+
+static bool answered(uint32_t request)
+{
+    return s->requests[request].returned != UINT64_MAX;
+}
+
+static uint32_t get(uint32_t zone, uint32_t key)
+{
+    uint32_t i = ask(zone, OP_GET, key);
+
+    run(1);
+    return i;
+}
+
+/* Each line of TEXT is in the trace, in this order. */
+static void told(const char *text)
+{
+    const char *at = s->trace;
+
+    while (*text) {
+        char line[256];
+        size_t n = strcspn(text, "\n");
+
+        assert_true(n < sizeof line);
+        memcpy(line, text, n);
+        line[n] = 0;
+        text += n + (text[n] == '\n');
+        at = strstr(at, line);
+        if (!at) {
+            print_error("not told: %s\nin:\n%s\n", line, s->trace);
+            fail();
+        }
+        at += n;
+    }
+}
+
+static void settle(void)
+{
+    uint64_t limit = s->now + 30 * SECOND;
+
+    while (!s->failed && s->now < limit && !sim_settled(s))
+        sim_run_until(s, s->now + 50 * MS);
+    if (!s->failed)
+        assert_true(sim_settled(s));
+    check_end(s);
+    for (uint32_t k = 0; k < KEYS; k++)
+        assert_true(linearizable(s, k));
+}
+
+/* ---- stories ---------------------------------------------------------------------------------------------- */
+
+static void test_first_start(void **state)
+{
+    (void)state;
+    sim_init(s, 1, 2);
+    s->trace = calloc(1, 1);
+    node_start(&s->nodes[0]);
+    node_start(&s->nodes[1]);
+    run(2000);
+    told("a > starts, epoch 0\n"
+         "a > asks for epoch 1, in sync 1, primary 0\n"
+         "etcd: epoch 1 by a\n"
+         "b > JOIN to a\n"
+         "a > JOINED to b\n"
+         "a > is primary in epoch 1\n"
+         "a > asks for epoch 2, in sync 3, primary 0\n"
+         "b > is backup in epoch 2\n");
+    done();
+}
+
+static void test_write_in_either_zone_read_in_the_other(void **state)
+{
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    w = put(1, 0);
+    r = get(0, 0);
+    assert_true(answered(w) && answered(r));
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    w = put(0, 1);
+    r = get(1, 1);
+    assert_true(answered(w) && answered(r));
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    settle();
+    done();
+}
+
+/* The gap of kill -9: the link breaks at once, and what remains is the lease that b gave to a. */
+static void test_primary_killed(void **state)
+{
+    uint64_t killed, w;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    killed = s->now;
+    node_crash(&s->nodes[0], true);
+    w = ask(1, OP_PUT, 0);
+    run(900);
+    assert_true(answered((uint32_t)w));
+    assert_true(s->requests[w].returned - killed < 700 * MS);
+    told("b > asks for epoch 3, in sync 2, primary 1\n"
+         "b > is seeking in epoch 3\n"
+         "b > is primary in epoch 3\n"
+         "b > answers request 1");
+    node_start(&s->nodes[0]);
+    settle();
+    told("a > JOIN to b\n"
+         "b > asks for epoch 4, in sync 3, primary 1\n"
+         "a > is backup in epoch 4\n");
+    done();
+}
+
+static void test_backup_killed(void **state)
+{
+    uint64_t killed, w;
+
+    (void)state;
+    region(2);
+    killed = s->now;
+    node_crash(&s->nodes[1], true);
+    w = ask(0, OP_PUT, 0);
+    run(900);
+    assert_true(answered((uint32_t)w));
+    assert_true(s->requests[w].returned - killed < 700 * MS);
+    told("a > asks for epoch 3, in sync 1, primary 0\n"
+         "a > is primary in epoch 3\n");
+    node_start(&s->nodes[1]);
+    settle();
+    done();
+}
+
+static void test_primary_paused(void **state)
+{
+    uint64_t w, stopped, r;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    stopped = s->now;
+    s->nodes[0].paused_until = s->now + 3000 * MS;
+    w = ask(1, OP_PUT, 0);
+    run(1900);
+    assert_true(answered((uint32_t)w));
+    assert_true(s->requests[w].returned - stopped < 1200 * MS);
+    run(1500);
+    r = get(0, 0); /* awake again, and never wrong: no answer, or the new value */
+    run(500);
+    assert_true(!answered((uint32_t)r) || s->requests[r].result == s->requests[w].value);
+    settle();
+    done();
+}
+
+static void test_link_cut_gives_all_cells_to_one_zone(void **state)
+{
+    struct link *link;
+    uint32_t a, b;
+
+    (void)state;
+    region(2);
+    link = net_link(s, 0, 1);
+    link->cut[0] = link->cut[1] = true;
+    a = ask(0, OP_PUT, 0);
+    b = ask(1, OP_PUT, 1);
+    run(1500);
+    assert_true(answered(a));
+    assert_false(answered(b)); /* b is out; the front takes its clients to a */
+    told("a > asks for epoch 3, in sync 1, primary 0\n"
+         "a > is primary in epoch 3\n");
+    assert_true(node_clock(&s->nodes[1]) >= s->nodes[1].serve_until);
+    link->cut[0] = link->cut[1] = false;
+    settle();
+    done();
+}
+
+/* R2: the answer to a compare-and-swap is lost; repeated, it takes effect once. */
+static void test_lost_compare_and_swap(void **state)
+{
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    s->etcd.lose_answer = 1;
+    node_crash(&s->nodes[1], true);
+    w = ask(0, OP_PUT, 0);
+    run(700);
+    assert_false(answered(w)); /* pending: the old configuration still counts */
+    assert_true(s->nodes[0].repl->cas.pending);
+    assert_int_equal(s->etcd.group.epoch, 3);
+    s->etcd.lose_answer = 0;
+    run(1000);
+    assert_true(answered(w));
+    assert_int_equal(s->etcd.group.epoch, 3);
+    node_start(&s->nodes[1]);
+    settle();
+    done();
+}
+
+/* A link that breaks while etcd is away must not stop the region for good: both seek, nobody can win, and the
+ * old configuration works on when the link is back. */
+static void test_link_flaps_without_etcd(void **state)
+{
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    s->etcd.down = true;
+    net_break(s, 0, 1, true, true);
+    run(1500);
+    w = put(1, 0);
+    r = get(0, 0);
+    assert_true(answered(w) && answered(r));
+    s->etcd.down = false;
+    settle();
+    done();
+}
+
+static void test_both_killed_second_starts_first(void **state)
+{
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    w = put(0, 0);
+    node_crash(&s->nodes[1], true);
+    node_crash(&s->nodes[0], true);
+    node_start(&s->nodes[1]);
+    run(1500);
+    r = get(1, 0);
+    assert_true(answered(r));
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    told("b > asks for epoch 3, in sync 2, primary 1\n"
+         "b > is primary in epoch 3\n");
+    node_start(&s->nodes[0]);
+    settle();
+    done();
+}
+
+/* R7 */
+static void test_failed_sync_stops_the_replica(void **state)
+{
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    s->nodes[0].fail_sync = true;
+    w = ask(1, OP_PUT, 0);
+    run(1500);
+    assert_true(answered(w));
+    told("a > stops: E_IO\n"
+         "b > asks for epoch 3, in sync 2, primary 1\n"
+         "a > starts, epoch 2\n"
+         "b > is primary in epoch 3\n");
+    settle();
+    done();
+}
+
+/* R9: the backup's disk hangs; it goes, and a second time it has to wait longer before it counts again. */
+static void test_slow_backup_is_removed(void **state)
+{
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    s->nodes[1].slow_disk = true;
+    s->sync_time = MS;
+    w = ask(0, OP_PUT, 0);
+    for (uint32_t i = 0; i < 40; i++) {
+        ask(0, OP_PUT, 2);
+        run(100);
+    }
+    assert_true(answered(w));
+    told("a > asks for epoch 3, in sync 1, primary 0\n");
+    s->nodes[1].slow_disk = false;
+    settle();
+    assert_true(s->nodes[0].repl->peers[0].quiet_ns >= QUIET_NS_MIN);
+    done();
+}
+
+/* R9: the primary's own disk hangs: it hands over, and b leads. */
+static void test_slow_primary_hands_over(void **state)
+{
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    s->nodes[0].slow_disk = true;
+    w = ask(1, OP_PUT, 0);
+    for (uint32_t i = 0; i < 40; i++) {
+        ask(1, OP_PUT, 2);
+        run(100);
+    }
+    told("a > HANDOVER to b\n"
+         "b > asks for epoch 3, in sync 2, primary 1\n"
+         "b > is primary in epoch 3\n");
+    assert_true(answered(w));
+    s->nodes[0].slow_disk = false;
+    settle();
+    done();
+}
+
+static void test_planned_handover(void **state)
+{
+    struct nef_event ev = {.type = NEF_EV_HANDOVER};
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    node_step(&s->nodes[0], &ev);
+    w = ask(0, OP_PUT, 0);
+    run(100);
+    assert_true(answered(w)); /* the whole change takes a few round trips */
+    told("a > HANDOVER to b\n"
+         "b > asks for epoch 3, in sync 3, primary 1\n"
+         "b > is primary in epoch 3\n");
+    settle();
+    done();
+}
+
+static void test_failback_after_a_while_of_full_sync(void **state)
+{
+    (void)state;
+    region(2);
+    node_crash(&s->nodes[0], true);
+    run(1000);
+    node_start(&s->nodes[0]);
+    settle();
+    assert_true(s->nodes[1].repl->won);
+    run(29000);
+    assert_true(s->nodes[1].repl->won);
+    run(3000);
+    assert_true(s->nodes[0].repl->won);
+    settle();
+    done();
+}
+
+static void test_wiped_disk_joins_as_another_replica(void **state)
+{
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    w = put(0, 0);
+    node_crash(&s->nodes[1], true);
+    node_new_disk(&s->nodes[1]);
+    for (uint32_t c = 0; c < CELLS; c++)
+        s->nodes[1].applied[c] = NEF_SEGMENT_HEADER_BYTES;
+    node_start(&s->nodes[1]);
+    settle();
+    assert_int_equal(s->etcd.group.member_count, 2); /* it took its zone's place */
+    r = get(1, 0);
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    done();
+}
+
+/* R10: an old copy of the disk; it must not lead even when nobody else is there. */
+static void test_rolled_back_disk_refuses(void **state)
+{
+    struct disk old = {0};
+    uint32_t r;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    for (uint32_t c = 0; c < CELLS; c++)
+        log_copy(&old.logs[c], &s->nodes[1].disk.logs[c]);
+    old.epoch = s->nodes[1].disk.epoch;
+    put(0, 0);
+    put(0, 1);
+    node_crash(&s->nodes[1], true); /* a new epoch, which begins above the old copy */
+    run(1000);
+    node_start(&s->nodes[1]);
+    settle();
+    node_crash(&s->nodes[0], true);
+    node_crash(&s->nodes[1], true);
+    s->nodes[1].snapshot = old;
+    s->nodes[1].has_snapshot = true;
+    node_roll_back(&s->nodes[1]);
+    s->nodes[1].disk_lost = true;
+    node_start(&s->nodes[1]);
+    run(2000);
+    r = get(1, 0);
+    assert_false(answered(r));
+    told("b > is stopped in epoch 4: E_ROLLED_BACK\n");
+    assert_int_equal(s->etcd.group.epoch, 4);
+    node_start(&s->nodes[0]); /* the other one has everything */
+    settle();
+    done();
+}
+
+static void test_damage_is_repaired_from_the_peer(void **state)
+{
+    (void)state;
+    region(2);
+    for (uint32_t i = 0; i < 12; i++)
+        put(0, i % KEYS);
+    run(200);
+    node_crash(&s->nodes[0], true);
+    s->nodes[0].disk_lost = node_damage(&s->nodes[0]);
+    assert_true(s->nodes[0].disk_lost);
+    node_start(&s->nodes[0]);
+    settle();
+    told("a > cell");
+    told("a > JOIN to b\n"
+         "a > cuts cell\n"
+         "a > is catching up\n"
+         "a > is backup\n");
+    done();
+}
+
+/* R6: what the returning one lacks has been dropped; it skips to what there is. */
+static void test_returns_after_segments_were_dropped(void **state)
+{
+    (void)state;
+    region(2);
+    node_crash(&s->nodes[1], true);
+    run(1000);
+    for (uint32_t i = 0; i < 150; i++)
+        put(0, i % KEYS);
+    node_drop(&s->nodes[0]);
+    told("a > drops cell 0");
+    node_start(&s->nodes[1]);
+    settle();
+    told("b > skips cell 0");
+    done();
+}
+
+/* R8: one zone and etcd's majority gone: the survivor stops, and an operator may accept the loss. What the
+ * other one had is then cut from it (and kept by the runtime). */
+static void test_accepted_loss(void **state)
+{
+    struct nef_event recover = {.type = NEF_EV_RECOVER};
+    uint32_t w, lost;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    node_crash(&s->nodes[1], true);
+    run(1000);
+    lost = put(0, 0); /* only a has it */
+    assert_true(answered(lost));
+    node_crash(&s->nodes[0], true);
+    node_start(&s->nodes[1]);
+    run(2000);
+    w = put(1, 1);
+    assert_false(answered(w)); /* b isn't in sync: it does nothing by itself */
+    node_step(&s->nodes[1], &recover);
+    run(1500);
+    told("b > asks for epoch 4, in sync 2, primary 1\n"
+         "etcd: epoch 4 by b, in sync 2, primary 1, loss accepted\n"
+         "b > is primary in epoch 4\n");
+    w = put(1, 0);
+    assert_true(answered(w));
+    node_start(&s->nodes[0]);
+    run(3000);
+    told("a > cuts cell 0\n"
+         "b > asks for epoch 5, in sync 3, primary 1\n");
+    check_end(s);
+    done();
+}
+
+static void test_survivor_alone_in_sync_needs_no_etcd(void **state)
+{
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    node_crash(&s->nodes[1], true);
+    run(1000);
+    s->etcd.down = true;
+    run(3000);
+    w = put(0, 0);
+    r = get(0, 0);
+    assert_true(answered(w) && answered(r));
+    s->etcd.down = false;
+    node_start(&s->nodes[1]);
+    settle();
+    done();
+}
+
+static void test_survivor_in_a_pair_stops_without_etcd(void **state)
+{
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    s->etcd.down = true;
+    node_crash(&s->nodes[1], true);
+    w = ask(0, OP_PUT, 0);
+    run(2000);
+    assert_false(answered(w));
+    s->etcd.down = false;
+    node_start(&s->nodes[1]);
+    settle();
+    done();
+}
+
+static void test_lost_configuration_stops_a_log_that_is_not_empty(void **state)
+{
+    static struct nef_repl_status status;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    node_crash(&s->nodes[0], true);
+    node_crash(&s->nodes[1], true);
+    memset(&s->etcd.group, 0, sizeof s->etcd.group);
+    s->etcd.revision = 0;
+    node_start(&s->nodes[0]);
+    run(1500);
+    nef_repl_status(s->nodes[0].repl, &status);
+    assert_int_equal(status.role, NEF_ROLE_STOPPED);
+    assert_int_equal(status.err, NEF_E_CONFIG);
+    assert_int_equal(s->etcd.group.epoch, 0);
+    done();
+}
+
+/* Leaving a provider: zone c is added, then the zone b goes for good; nothing depends on their names. */
+static void test_third_zone(void **state)
+{
+    uint32_t w, r;
+
+    (void)state;
+    region(3);
+    w = put(2, 0);
+    r = get(1, 0);
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    node_crash(&s->nodes[1], true);
+    s->nodes[1].stopped_for_good = true;
+    run(1000);
+    w = put(2, 0);
+    assert_true(answered(w));
+    assert_int_equal(__builtin_popcount(s->etcd.group.in_sync), 2);
+    node_crash(&s->nodes[0], true);
+    run(1500);
+    r = get(2, 0);
+    assert_true(answered(r));
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    node_start(&s->nodes[0]);
+    settle();
+    done();
+}
+
+static void test_space_is_kept_for_deletes(void **state)
+{
+    struct nef_event space = {.type = NEF_EV_SPACE, .err = NEF_E_NOSPACE};
+    uint32_t w, d;
+
+    (void)state;
+    region(2);
+    node_step(&s->nodes[1], &space);
+    run(100);
+    w = put(0, 0);
+    d = ask(0, OP_DELETE, 0);
+    run(100);
+    assert_true(s->requests[w].done && !answered(w)); /* refused: it would not fit b */
+    assert_true(answered(d));
+    space.err = NEF_OK;
+    node_step(&s->nodes[1], &space);
+    run(100);
+    w = put(0, 0);
+    assert_true(answered(w));
+    settle();
+    done();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_first_start),
+        cmocka_unit_test(test_write_in_either_zone_read_in_the_other),
+        cmocka_unit_test(test_primary_killed),
+        cmocka_unit_test(test_backup_killed),
+        cmocka_unit_test(test_primary_paused),
+        cmocka_unit_test(test_link_cut_gives_all_cells_to_one_zone),
+        cmocka_unit_test(test_lost_compare_and_swap),
+        cmocka_unit_test(test_link_flaps_without_etcd),
+        cmocka_unit_test(test_both_killed_second_starts_first),
+        cmocka_unit_test(test_failed_sync_stops_the_replica),
+        cmocka_unit_test(test_slow_backup_is_removed),
+        cmocka_unit_test(test_slow_primary_hands_over),
+        cmocka_unit_test(test_planned_handover),
+        cmocka_unit_test(test_failback_after_a_while_of_full_sync),
+        cmocka_unit_test(test_wiped_disk_joins_as_another_replica),
+        cmocka_unit_test(test_rolled_back_disk_refuses),
+        cmocka_unit_test(test_damage_is_repaired_from_the_peer),
+        cmocka_unit_test(test_returns_after_segments_were_dropped),
+        cmocka_unit_test(test_accepted_loss),
+        cmocka_unit_test(test_survivor_alone_in_sync_needs_no_etcd),
+        cmocka_unit_test(test_survivor_in_a_pair_stops_without_etcd),
+        cmocka_unit_test(test_lost_configuration_stops_a_log_that_is_not_empty),
+        cmocka_unit_test(test_third_zone),
+        cmocka_unit_test(test_space_is_kept_for_deletes),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
