@@ -382,7 +382,8 @@ static void find_end(struct nef_cell *cell, uint64_t from, uint64_t to, uint64_t
                      struct found *out_found, bool *out_any, uint64_t *out_at, uint64_t *out_last,
                      uint64_t *out_epoch)
 {
-    uint64_t at = from;
+    const uint64_t *before = cell->store->options.checkpoint_before;
+    uint64_t limit = before != NULL ? before[cell->number] : UINT64_MAX, at = from;
 
     *out_any = false;
     while (at < to) {
@@ -393,7 +394,7 @@ static void find_end(struct nef_cell *cell, uint64_t from, uint64_t to, uint64_t
         if (nef_log_record(cell->log, at, &r, NULL, &next) != NEF_OK || next > to)
             break;
         if (r.type == NEF_RECORD_CHECKPOINT_END && read_end(cell, at, &f) == NEF_OK &&
-            f.begin >= least && f.begin < at) {
+            f.begin >= least && f.begin < at && f.begin < limit) {
             *out_found = f;
             *out_any = true;
         }

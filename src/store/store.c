@@ -315,6 +315,8 @@ nef_err nef_cell_erase(struct nef_cell *cell)
     uint64_t segment_bytes = cell->store->options.segment_bytes;
     uint32_t i = 0;
 
+    if (cell->store->options.offline)
+        cell->erase_count = 0;
     while (i < cell->erase_count) {
         uint32_t from = i;
         nef_err err;
@@ -399,6 +401,8 @@ nef_err nef_cell_flush(struct nef_cell *cell)
     err = erase_sweep(cell);
     if (err == NEF_OK)
         err = nef_index_flush(cell->index);
+    if (cell->store->options.offline)
+        count = 0;
     for (uint32_t i = 0; err == NEF_OK && i < count && numbers[i] < current; i++) {
         while (at < cell->segment_count && cell->segments[at].segment < numbers[i])
             at++;

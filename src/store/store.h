@@ -44,6 +44,11 @@ struct nef_store_options {
     void (*applied)(void *context, uint32_t cell, uint64_t proposer, uint64_t number,
                     const struct nef_outcome *outcome, uint64_t end);
     void *context;
+
+    /* For nef fsck. offline: erase and unlink nothing of the logs. checkpoint_before: per cell, load only a
+     * checkpoint that begins below; NULL: any. */
+    bool offline;
+    const uint64_t *checkpoint_before;
 };
 
 /* Opens the indexes. One that is missing, corrupt, or whose applied (epoch, offset) is not a record border

@@ -110,15 +110,34 @@ void world_open(struct world *w)
     }
 }
 
-void world_close(struct world *w)
+void world_stop(struct world *w)
 {
     for (uint32_t r = 0; r < WORLD_REPLICAS; r++) {
         nef_store_close(w->stores[r]);
+        w->stores[r] = NULL;
         for (uint32_t c = 0; c < WORLD_CELLS; c++) {
+            if (w->logs[r][c] == NULL)
+                continue;
+            OK(nef_log_sync(w->logs[r][c], &(uint64_t){0}));
             nef_log_close(w->logs[r][c]);
             w->dirs[r][c]->ops->close(w->dirs[r][c]);
+            w->logs[r][c] = NULL;
         }
     }
+}
+
+void world_start(struct world *w)
+{
+    for (uint32_t r = 0; r < WORLD_REPLICAS; r++) {
+        for (uint32_t c = 0; c < WORLD_CELLS; c++)
+            world_log_open(w, r, c);
+        world_store_open(w, r);
+    }
+}
+
+void world_close(struct world *w)
+{
+    world_stop(w);
     nef_keys_close(w->keys);
     world_shell(w, "rm -rf %s", w->dir);
 }

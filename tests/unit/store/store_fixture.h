@@ -40,6 +40,8 @@ struct world {
 uint64_t world_random(struct world *w);
 void world_open(struct world *w); /* a fresh region with its region key in every cell */
 void world_close(struct world *w);
+void world_stop(struct world *w); /* close stores and logs of both replicas, in order */
+void world_start(struct world *w);
 void world_store_open(struct world *w, uint32_t replica);
 void world_store_close(struct world *w, uint32_t replica);
 void world_log_open(struct world *w, uint32_t replica, uint32_t cell);
