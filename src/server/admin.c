@@ -1,5 +1,6 @@
-/* The admin listener; see admin.h. Health is answered in the listener's thread, because it must not wait
- * behind anything; all else in two workers. What operators do is traced; names and keys of users aren't. */
+/* The admin listener; see admin.h. Health is answered in the listener's thread, because it must not
+ * wait behind anything; all else in two workers. What operators do is traced; names and keys of
+ * users aren't. */
 #include "server/admin.h"
 #include <jansson.h>
 #include <pthread.h>
@@ -31,7 +32,7 @@ struct nef_admin {
     struct nef_admin_options options;
     struct nef_http *http;
     struct nef_workers *workers;
-    char *token; /* NEF_TOKEN_BYTES of locked memory */
+    char *token;                /* NEF_TOKEN_BYTES of locked memory */
     pthread_mutex_t users_lock; /* one creation at a time: names are unique */
     pthread_rwlock_t s3_lock;
     struct nef_s3_service *s3; /* under s3_lock */
@@ -75,7 +76,8 @@ static void call_unref(struct admin_call *c)
 
 /* ---- answers ---- */
 
-static void answer_text(struct admin_call *c, unsigned status, const char *type, struct nef_buf *out)
+static void answer_text(struct admin_call *c, unsigned status, const char *type,
+                        struct nef_buf *out)
 {
     c->status = status;
     if (nef_buf_end(out) != NEF_OK) {
@@ -114,8 +116,8 @@ static void answer_err(struct admin_call *c, nef_err err)
 {
     unsigned status = 500;
 
-    if (err == NEF_E_TIMEOUT || err == NEF_E_UNAVAILABLE || err == NEF_E_BUSY || err == NEF_E_CLOSED ||
-        err == NEF_E_KEY || err == NEF_E_NOSPACE)
+    if (err == NEF_E_TIMEOUT || err == NEF_E_UNAVAILABLE || err == NEF_E_BUSY ||
+        err == NEF_E_CLOSED || err == NEF_E_KEY || err == NEF_E_NOSPACE)
         status = 503;
     answer_error(c, status, nef_err_text(err));
 }
@@ -181,9 +183,9 @@ static bool list_user(void *context, const struct nef_user *user)
     json_t *list = context;
 
     return json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", user->name,
-                                                 "access_key", user->access_key, "bucket", user->bucket,
-                                                 "read_only", user->read_only, "disabled",
-                                                 user->disabled)) == 0;
+                                                 "access_key", user->access_key, "bucket",
+                                                 user->bucket, "read_only", user->read_only,
+                                                 "disabled", user->disabled)) == 0;
 }
 
 static nef_err see_all_users(struct admin_call *c)
@@ -238,7 +240,8 @@ static bool name_valid(const char *name, size_t bytes)
     if (bytes == 0 || bytes > USER_NAME_MAX)
         return false;
     for (size_t i = 0; i < bytes; i++)
-        if (strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-", name[i]) == NULL)
+        if (strchr("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._@-", name[i]) ==
+            NULL)
             return false;
     return true;
 }
@@ -260,12 +263,13 @@ static void draw(char *out, size_t count, const char *alphabet, uint8_t mask)
 static bool parse_user(struct admin_call *c, struct nef_user *out)
 {
     json_error_t error;
-    json_t *root = json_loadb((const char *)c->body.data, c->body.bytes, JSON_REJECT_DUPLICATES, &error);
+    json_t *root =
+        json_loadb((const char *)c->body.data, c->body.bytes, JSON_REJECT_DUPLICATES, &error);
     const char *name = NULL, *bucket = "", *why = NULL;
     int read_only = 0;
 
-    if (root == NULL || json_unpack(root, "{s:s, s?s, s?b !}", "name", &name, "bucket", &bucket, "read_only",
-                                    &read_only) != 0)
+    if (root == NULL || json_unpack(root, "{s:s, s?s, s?b !}", "name", &name, "bucket", &bucket,
+                                    "read_only", &read_only) != 0)
         why = "want {\"name\": text, \"bucket\": text?, \"read_only\": boolean?}";
     else if (!name_valid(name, strlen(name)))
         why = "a name has 1 to 63 of a-z A-Z 0-9 . _ @ -";
@@ -300,13 +304,14 @@ static void users_create(struct admin_call *c)
     if (err == NEF_OK && same.found && !same.user.disabled)
         err = NEF_E_EXISTS;
     if (err == NEF_OK)
-        err = nef_region_user_put(admin->options.rt, admin->options.keys, admin->options.config->cells,
-                                  &user);
+        err = nef_region_user_put(admin->options.rt, admin->options.keys,
+                                  admin->options.config->cells, &user);
     (void)pthread_mutex_unlock(&admin->users_lock);
     if (err == NEF_OK)
-        answer_json(c, 201, json_pack("{s:s, s:s, s:s, s:s, s:b}", "name", user.name, "access_key",
-                                      user.access_key, "secret_key", user.secret_key, "bucket",
-                                      user.bucket, "read_only", user.read_only));
+        answer_json(c, 201,
+                    json_pack("{s:s, s:s, s:s, s:s, s:b}", "name", user.name, "access_key",
+                              user.access_key, "secret_key", user.secret_key, "bucket", user.bucket,
+                              "read_only", user.read_only));
     else if (err == NEF_E_EXISTS)
         answer_error(c, 409, "a user of that name exists");
     else if (err == NEF_E_LIMIT)
@@ -346,8 +351,8 @@ static void users_disable(struct admin_call *c)
     }
     if (err == NEF_OK && !w.user.disabled) {
         w.user.disabled = true;
-        err = nef_region_user_put(admin->options.rt, admin->options.keys, admin->options.config->cells,
-                                  &w.user);
+        err = nef_region_user_put(admin->options.rt, admin->options.keys,
+                                  admin->options.config->cells, &w.user);
     }
     nef_wipe(&w.user, sizeof(w.user));
     if (err != NEF_OK)
@@ -441,13 +446,15 @@ static enum nef_http_next on_begin(void *context)
         return NEF_HTTP_ANSWERED;
     }
     if (c->route == NULL) {
-        answer_error(c, path_known ? 405 : 404, path_known ? "not with this method" : "no such page");
+        answer_error(c, path_known ? 405 : 404,
+                     path_known ? "not with this method" : "no such page");
         return NEF_HTTP_ANSWERED;
     }
     return NEF_HTTP_GO;
 }
 
-static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes, size_t *out_used)
+static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes,
+                                  size_t *out_used)
 {
     struct admin_call *c = context;
 
@@ -478,7 +485,8 @@ static enum nef_http_next on_end(void *context)
         return NEF_HTTP_ANSWERED;
     }
     if (c->submitted)
-        return atomic_load_explicit(&c->worked, memory_order_acquire) ? NEF_HTTP_ANSWERED : NEF_HTTP_WAIT;
+        return atomic_load_explicit(&c->worked, memory_order_acquire) ? NEF_HTTP_ANSWERED
+                                                                      : NEF_HTTP_WAIT;
     c->submitted = true;
     atomic_fetch_add(&c->refs, 1);
     if (nef_workers_submit(c->admin->workers, run, c) == NEF_OK)
@@ -494,8 +502,9 @@ static void on_closed(void *context, bool complete)
 
     if (c->route == NULL || !c->route->open) /* health is asked ten times a second */
         nef_trace(NEF_TRACE_INFO, "admin", "s:method", nef_http_method(c->http), "s:page",
-                  c->route == NULL ? "" : c->route->path, "u:status", (uint64_t)(complete ? c->status : 0),
-                  "u:us", (nef_now_ns() - c->start_ns) / 1000, NULL);
+                  c->route == NULL ? "" : c->route->path, "u:status",
+                  (uint64_t)(complete ? c->status : 0), "u:us", (nef_now_ns() - c->start_ns) / 1000,
+                  NULL);
     call_unref(c);
 }
 
@@ -514,11 +523,12 @@ nef_err nef_admin_start(const struct nef_admin_options *options, struct nef_admi
 {
     const struct nef_admin_config *config = &options->config->listeners.admin;
     struct nef_admin *admin = calloc(1, sizeof(*admin));
-    struct nef_http_options http = {.listen = config->listen,
-                                    .connections_max = CONNECTIONS_MAX,
-                                    .threads = THREADS,
-                                    .idle_timeout_s = IDLE_TIMEOUT_S,
-                                    .handler = {on_open, on_begin, on_body, on_end, on_closed, admin}};
+    struct nef_http_options http = {
+        .listen = config->listen,
+        .connections_max = CONNECTIONS_MAX,
+        .threads = THREADS,
+        .idle_timeout_s = IDLE_TIMEOUT_S,
+        .handler = {on_open, on_begin, on_body, on_end, on_closed, admin}};
     nef_err err = NEF_E_NOMEM;
 
     if (admin == NULL)

@@ -5,13 +5,13 @@
  *   GET  /time                     {"wall_ms"}: for the other clocks             no token
  *   GET  /metrics                  OpenMetrics
  *   GET  /status                   what `nef status` shows
- *   GET  /users                    {"users": [{"name", "access_key", "bucket", "read_only", "disabled"}]}
- *   POST /users                    {"name", "bucket"?, "read_only"?} -> 201 with access_key and secret_key
- *   POST /users/NAME/disable
- *   POST /recover                  accept loss (R8)
- *   POST /handover                 hand the primary over
+ *   GET  /users                    {"users": [{"name", "access_key", "bucket", "read_only",
+ * "disabled"}]} POST /users                    {"name", "bucket"?, "read_only"?} -> 201 with
+ * access_key and secret_key POST /users/NAME/disable POST /recover                  accept loss
+ * (R8) POST /handover                 hand the primary over
  *
- * All but the first three need `Authorization: Bearer TOKEN`. Answers are JSON but for /metrics; errors are
+ * All but the first three need `Authorization: Bearer TOKEN`. Answers are JSON but for /metrics;
+ * errors are
  * {"error": "..."}. */
 #ifndef NEF_SERVER_ADMIN_H
 #define NEF_SERVER_ADMIN_H

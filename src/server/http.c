@@ -1,14 +1,14 @@
 /* Listeners over libmicrohttpd; see http.h.
  *
  * What we rely on in libmicrohttpd (0.9.75, Debian 12; checked by tests/unit/server/http_test.py):
- *   - The access handler is called first when the headers are in, with no body; "100 Continue" goes out
- *     only when that call returns without an answer and without suspending. A call that suspends is
+ *   - The access handler is called first when the headers are in, with no body; "100 Continue" goes
+ * out only when that call returns without an answer and without suspending. A call that suspends is
  *     repeated after the resume. So requests are refused before a waiting client sends its body.
- *   - Then once for each piece of body, then once with no bytes ("final"). An answer can be queued only
- *     in the first and in the final calls: one that is known earlier waits in r->response while the rest of
- *     the body is thrown away. Queued in the first call, the connection is closed after it.
- *   - A suspended connection isn't watched, never times out and is never freed; its resume may be called
- *     from any thread, also before the call that suspended it has returned.
+ *   - Then once for each piece of body, then once with no bytes ("final"). An answer can be queued
+ * only in the first and in the final calls: one that is known earlier waits in r->response while
+ * the rest of the body is thrown away. Queued in the first call, the connection is closed after it.
+ *   - A suspended connection isn't watched, never times out and is never freed; its resume may be
+ * called from any thread, also before the call that suspended it has returned.
  *   - The library's own log names URLs, so it stays off.
  *
  * Parking (r->park) is a token of three states, so that no wake is lost:
@@ -35,10 +35,11 @@
 #include "base/limits.h"
 #include "base/trace.h"
 
-#define CONNECTION_MEMORY ((size_t)64 << 10) /* headers of 16 KiB, both directions, and body reads of 32 KiB */
-#define LISTEN_BACKLOG    1024
-#define PEM_BYTES_MAX     (1u << 20)
-#define STOP_POLL_US      2000
+#define CONNECTION_MEMORY                                                                          \
+    ((size_t)64 << 10) /* headers of 16 KiB, both directions, and body reads of 32 KiB */
+#define LISTEN_BACKLOG 1024
+#define PEM_BYTES_MAX  (1u << 20)
+#define STOP_POLL_US   2000
 
 enum park { PARK_IDLE, PARK_NOTIFIED, PARK_PARKED, PARK_CLOSED };
 enum stage { STAGE_FRESH, STAGE_BEGIN, STAGE_BODY, STAGE_DRAIN, STAGE_QUEUED };
@@ -111,12 +112,14 @@ void nef_http_wake(struct nef_http_request *r)
     }
 }
 
-/* Suspends, or has the call made again at once if a wake came meanwhile. False: the listener is closing. */
+/* Suspends, or has the call made again at once if a wake came meanwhile. False: the listener is
+ * closing. */
 static bool park(struct nef_http_request *r)
 {
     int state = PARK_IDLE;
 
-    /* Count first, then look: nef_http_stop sets closing first, then waits for the count to be 0. */
+    /* Count first, then look: nef_http_stop sets closing first, then waits for the count to be 0.
+     */
     atomic_fetch_add(&r->http->parked, 1);
     if (atomic_load(&r->http->closing)) {
         atomic_fetch_sub(&r->http->parked, 1);
@@ -246,8 +249,9 @@ static enum MHD_Result on_begin(struct nef_http_request *r)
     case NEF_HTTP_WAIT:
         return park(r) ? MHD_YES : MHD_NO;
     case NEF_HTTP_ANSWERED:
-        /* A client that waits for "100 Continue" has sent nothing: answer now. Of one that doesn't, take
-         * what it is sending, if it isn't much: many see no answer before they have written all. */
+        /* A client that waits for "100 Continue" has sent nothing: answer now. Of one that doesn't,
+         * take what it is sending, if it isn't much: many see no answer before they have written
+         * all. */
         announced = body_announced(r);
         if (announced == 0 ||
             (announced <= NEF_HTTP_DRAIN_MAX && nef_http_header(r, "Expect") == NULL)) {
@@ -364,9 +368,8 @@ static void set_response(struct nef_http_request *r, unsigned status, struct MHD
 
 void nef_http_answer(struct nef_http_request *r, unsigned status, void *data, size_t bytes)
 {
-    struct MHD_Response *response =
-        MHD_create_response_from_buffer(bytes, data, data == NULL ? MHD_RESPMEM_PERSISTENT
-                                                                  : MHD_RESPMEM_MUST_FREE);
+    struct MHD_Response *response = MHD_create_response_from_buffer(
+        bytes, data, data == NULL ? MHD_RESPMEM_PERSISTENT : MHD_RESPMEM_MUST_FREE);
 
     if (response == NULL)
         free(data);
@@ -391,12 +394,18 @@ static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
 {
     struct nef_http_request *r = context;
     int64_t bytes = r->stream.read(r->stream.context, (uint8_t *)out, max);
+    const union MHD_ConnectionInfo *info;
 
     (void)at;
     if (bytes > 0)
         return (ssize_t)bytes;
     if (bytes == 0 && park(r))
         return 0;
+    /* The library marks the connection closed but, with epoll, looks at it again only when something
+     * happens on its socket. */
+    info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info != NULL)
+        (void)shutdown(info->connect_fd, SHUT_RDWR);
     return MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
@@ -443,7 +452,8 @@ void nef_http_answer_close(struct nef_http_request *r)
 
 /* ---- listeners ---- */
 
-static nef_err fail(const char *what, const struct nef_host_port *listen, const char *why, nef_err err)
+static nef_err fail(const char *what, const struct nef_host_port *listen, const char *why,
+                    nef_err err)
 {
     char text[NEF_HOST_PORT_TEXT];
 
@@ -455,7 +465,8 @@ static nef_err fail(const char *what, const struct nef_host_port *listen, const 
 
 static nef_err open_socket(const struct nef_host_port *listen_at, int *out_fd, uint16_t *out_port)
 {
-    struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
     struct sockaddr_storage bound;
     socklen_t bound_bytes = sizeof(bound);
@@ -559,20 +570,20 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
     err = open_socket(&options->listen, &fd, &http->port);
     if (err != NEF_OK)
         goto out;
-    http->daemon = MHD_start_daemon(
-        flags, 0, NULL, NULL, on_request, http, /* */
-        MHD_OPTION_LISTEN_SOCKET, fd,           /* */
-        /* A pool of one is the same as none, but the library wants none then. */
-        MHD_OPTION_THREAD_POOL_SIZE, options->threads > 1 ? options->threads : 0u,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections_max, /* */
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)options->idle_timeout_s, /* */
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY, /* */
-        MHD_OPTION_URI_LOG_CALLBACK, on_target, http,          /* */
-        MHD_OPTION_UNESCAPE_CALLBACK, keep_escaped, NULL,      /* */
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,       /* */
-        MHD_OPTION_STRICT_FOR_CLIENT, 1,                       /* */
-        MHD_OPTION_ARRAY, extra,                               /* */
-        MHD_OPTION_END);
+    http->daemon =
+        MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, /* */
+                         MHD_OPTION_LISTEN_SOCKET, fd,           /* */
+                         /* A pool of one is the same as none, but the library wants none then. */
+                         MHD_OPTION_THREAD_POOL_SIZE, options->threads > 1 ? options->threads : 0u,
+                         MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections_max,  /* */
+                         MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)options->idle_timeout_s, /* */
+                         MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_MEMORY,            /* */
+                         MHD_OPTION_URI_LOG_CALLBACK, on_target, http,                     /* */
+                         MHD_OPTION_UNESCAPE_CALLBACK, keep_escaped, NULL,                 /* */
+                         MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,                  /* */
+                         MHD_OPTION_STRICT_FOR_CLIENT, 1,                                  /* */
+                         MHD_OPTION_ARRAY, extra,                                          /* */
+                         MHD_OPTION_END);
     if (http->daemon == NULL) {
         err = fail("start", &options->listen,
                    options->cert_file != NULL ? "the library refused (certificate and key?)"
@@ -619,8 +630,8 @@ void nef_http_stop(struct nef_http *http)
         return;
     nef_http_quiesce(http);
     atomic_store(&http->closing, true);
-    /* The library must not be stopped with suspended connections. Every one of them waits for something that
-     * is bounded in time, and wakes. */
+    /* The library must not be stopped with suspended connections. Every one of them waits for
+     * something that is bounded in time, and wakes. */
     while (atomic_load(&http->parked) > 0)
         (void)usleep(STOP_POLL_US);
     MHD_stop_daemon(http->daemon);

@@ -1,18 +1,20 @@
 /* HTTP listeners over libmicrohttpd; http.c is the only file that includes its header.
  *
- * A listener has a few threads, each with its own epoll loop; a connection stays with its thread. A request
- * is an object of the handler's, driven by calls that must not block:
+ * A listener has a few threads, each with its own epoll loop; a connection stays with its thread. A
+ * request is an object of the handler's, driven by calls that must not block:
  *
  *   open  -> begin -> body ... -> end -> closed
  *
- * begin, body and end return what comes next. NEF_HTTP_WAIT parks the connection (it costs no thread);
- * nef_http_wake, from any thread, makes the same call again. Wakes are remembered: one that comes before the
- * parking isn't lost, and one that comes without need only makes a call that finds nothing to do.
- * NEF_HTTP_ANSWERED means that one of the nef_http_answer functions was called; that may be at any time. An
- * answer before the body was read waits until the rest is in (and thrown away), so that a client that
- * writes before it reads sees it, if that rest is short; else the connection is closed after the answer.
+ * begin, body and end return what comes next. NEF_HTTP_WAIT parks the connection (it costs no
+ * thread); nef_http_wake, from any thread, makes the same call again. Wakes are remembered: one
+ * that comes before the parking isn't lost, and one that comes without need only makes a call that
+ * finds nothing to do. NEF_HTTP_ANSWERED means that one of the nef_http_answer functions was
+ * called; that may be at any time. An answer before the body was read waits until the rest is in
+ * (and thrown away), so that a client that writes before it reads sees it, if that rest is short;
+ * else the connection is closed after the answer.
  *
- * Not here: what requests mean. Not supported: HTTP/2, upgrades, pipelining beyond what the library does. */
+ * Not here: what requests mean. Not supported: HTTP/2, upgrades, pipelining beyond what the library
+ * does. */
 #ifndef NEF_SERVER_HTTP_H
 #define NEF_SERVER_HTTP_H
 
@@ -47,7 +49,7 @@ struct nef_http_handler {
 };
 
 struct nef_http_options {
-    struct nef_host_port listen; /* port 0: the system chooses */
+    struct nef_host_port listen;      /* port 0: the system chooses */
     const char *cert_file, *key_file; /* PEM; NULL: plain HTTP */
     uint32_t connections_max;
     uint32_t threads;
@@ -55,28 +57,31 @@ struct nef_http_options {
     struct nef_http_handler handler;
 };
 
-/* Errors: NEF_E_CONFIG (address in use or not ours, certificate unusable), NEF_E_NOMEM, NEF_E_SYSTEM. What
- * exactly is traced. */
-NEF_MUST_CHECK nef_err nef_http_start(const struct nef_http_options *options, struct nef_http **out_http);
+/* Errors: NEF_E_CONFIG (address in use or not ours, certificate unusable), NEF_E_NOMEM,
+ * NEF_E_SYSTEM. What exactly is traced. */
+NEF_MUST_CHECK nef_err nef_http_start(const struct nef_http_options *options,
+                                      struct nef_http **out_http);
 uint16_t nef_http_port(const struct nef_http *http);
 uint32_t nef_http_connections(const struct nef_http *http);
 /* Takes no more connections. Requests go on. */
 void nef_http_quiesce(struct nef_http *http);
-/* Requests that want to wait are dropped from now on. Then blocks until nothing is parked (whoever would
- * wake them still must), closes all connections, frees. NULL is accepted. */
+/* Requests that want to wait are dropped from now on. Then blocks until nothing is parked (whoever
+ * would wake them still must), closes all connections, frees. NULL is accepted. */
 void nef_http_stop(struct nef_http *http);
 
 /* ---- a request ---- */
 
 #define NEF_HTTP_HEADER_COUNT_MAX 128u
-#define NEF_HTTP_DRAIN_MAX        (16u << 20) /* of a body nobody wants: read so that the answer is seen */
-#define NEF_HTTP_BLOCK_BYTES      (1u << 20)  /* what a stream's reader is asked for at once */
+/* Of a body nobody wants: read so that the answer is seen. */
+#define NEF_HTTP_DRAIN_MAX   (16u << 20)
+#define NEF_HTTP_BLOCK_BYTES (1u << 20) /* what a stream's reader is asked for at once */
 
 /* All borrowed until `closed`, so only for the handler's calls, not for other threads. */
 const char *nef_http_method(const struct nef_http_request *r);
 const char *nef_http_target(const struct nef_http_request *r); /* raw, as sent */
 const struct nef_s3_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count);
-const char *nef_http_header(const struct nef_http_request *r, const char *name); /* first, or NULL */
+const char *nef_http_header(const struct nef_http_request *r,
+                            const char *name); /* first, or NULL */
 /* Header section above NEF_HEADERS_MAX or NEF_HTTP_HEADER_COUNT_MAX: refuse it. */
 bool nef_http_headers_too_large(const struct nef_http_request *r);
 
@@ -85,15 +90,17 @@ void nef_http_unref(struct nef_http_request *r);
 /* Any thread that holds a reference. */
 void nef_http_wake(struct nef_http_request *r);
 
-/* ---- answering: once a request; by the handler's calls, or by another thread while the connection is
- * parked and before it wakes it (should the listener stop meanwhile, the answer is dropped). Out of memory drops the connection. ---- */
+/* ---- answering: once a request; by the handler's calls, or by another thread while the connection
+ * is parked and before it wakes it (should the listener stop meanwhile, the answer is dropped). Out
+ * of memory drops the connection. ---- */
 
 /* Takes data (malloc'd, may be NULL) in every case. */
 void nef_http_answer(struct nef_http_request *r, unsigned status, void *data, size_t bytes);
 /* HEAD: Content-Length without a body. */
 void nef_http_answer_head(struct nef_http_request *r, unsigned status, uint64_t bytes);
-/* BYTES bytes from `read`, which is called in the listener's thread: > 0 bytes written to out, 0: wait for a
- * wake, < 0: close the connection. done: called once, when the stream is no longer needed. */
+/* BYTES bytes from `read`, which is called in the listener's thread: > 0 bytes written to out, 0:
+ * wait for a wake, < 0: close the connection. done: called once, when the stream is no longer
+ * needed. */
 struct nef_http_stream {
     int64_t (*read)(void *context, uint8_t *out, size_t max);
     void (*done)(void *context);
@@ -101,7 +108,8 @@ struct nef_http_stream {
 };
 void nef_http_answer_stream(struct nef_http_request *r, unsigned status, uint64_t bytes,
                             const struct nef_http_stream *stream);
-/* After one of the above. Copied; a value with control characters is left out (header injection). */
+/* After one of the above. Copied; a value with control characters is left out (header injection).
+ */
 void nef_http_answer_header(struct nef_http_request *r, const char *name, const char *value);
 /* Close the connection after this answer. */
 void nef_http_answer_close(struct nef_http_request *r);

@@ -1,7 +1,7 @@
 /* Counters and their text; see metrics.h. docs/operations.md explains each metric to operators.
  *
- * One table of atomics, shared by all threads: at some ten thousand requests a second the lines that are
- * contended cost less than adding up per-thread copies would in code. */
+ * One table of atomics, shared by all threads: at some ten thousand requests a second the lines
+ * that are contended cost less than adding up per-thread copies would in code. */
 #include "server/metrics.h"
 #include <inttypes.h>
 #include <stdatomic.h>
@@ -13,12 +13,12 @@
 #include "server/runtime.h"
 
 /* Statuses with a counter of their own; the last takes all others. 0: no answer. */
-static const unsigned statuses[] = {200, 204, 206, 304, 400, 403, 404, 405, 409, 411,
-                                    412, 416, 500, 501, 503, 0,   1};
+static const unsigned statuses[] = {200, 204, 206, 304, 400, 403, 404, 405, 409,
+                                    411, 412, 416, 500, 501, 503, 0,   1};
 #define STATUS_COUNT NEF_COUNT(statuses)
 
 /* Upper bounds of latency, microseconds. */
-static const uint32_t bounds_us[] = {100,    250,    500,     1000,    2500,    5000,   10000, 25000,
+static const uint32_t bounds_us[] = {100,   250,    500,    1000,   2500,    5000,    10000,  25000,
                                      50000, 100000, 250000, 500000, 1000000, 2500000, 5000000};
 #define BOUND_COUNT NEF_COUNT(bounds_us)
 
@@ -36,7 +36,8 @@ struct nef_metrics {
     struct operation operations[];
 };
 
-nef_err nef_metrics_new(const char *const *operations, uint32_t count, struct nef_metrics **out_metrics)
+nef_err nef_metrics_new(const char *const *operations, uint32_t count,
+                        struct nef_metrics **out_metrics)
 {
     struct nef_metrics *m = calloc(1, sizeof(*m) + count * sizeof(struct operation));
 
@@ -140,10 +141,10 @@ static void requests(struct nef_metrics *m, struct nef_buf *out)
             cumulative += get(&o->buckets[b]);
             if (b < BOUND_COUNT)
                 (void)snprintf(bound, sizeof(bound), "%g", (double)bounds_us[b] / 1e6);
-            nef_buf_printf(out,
-                           "nef_request_duration_seconds_bucket{operation=\"%s\",le=\"%s\"} %" PRIu64
-                           "\n",
-                           m->names[i], bound, cumulative);
+            nef_buf_printf(
+                out,
+                "nef_request_duration_seconds_bucket{operation=\"%s\",le=\"%s\"} %" PRIu64 "\n",
+                m->names[i], bound, cumulative);
         }
         nef_buf_printf(out,
                        "nef_request_duration_seconds_count{operation=\"%s\"} %" PRIu64 "\n"
@@ -172,7 +173,8 @@ static void cells(struct nef_runtime *rt, const struct nef_runtime_stats *st, st
              st->repl.cells[c].durable);
     PER_CELL("nef_log_commit_bytes", "Offset known durable on every in-sync zone.",
              st->repl.cells[c].commit);
-    PER_CELL("nef_log_applied_bytes", "Offset up to which the index knows the log.", st->applied[c]);
+    PER_CELL("nef_log_applied_bytes", "Offset up to which the index knows the log.",
+             st->applied[c]);
 #undef PER_CELL
     family(out, "nef_replication_lag_bytes", "gauge", "Log that a zone hasn't acknowledged yet.");
     for (uint32_t p = 0; p < NEF_PEER_MAX; p++) {
@@ -238,8 +240,8 @@ static void sync_times(const struct nef_runtime_stats *st, struct nef_buf *out)
     nef_buf_printf(out, "nef_sync_duration_max_seconds %.9f\n", (double)st->sync_ns_max / 1e9);
 }
 
-void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt, const struct nef_metrics_now *now,
-                      struct nef_buf *out)
+void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
+                      const struct nef_metrics_now *now, struct nef_buf *out)
 {
     struct nef_runtime_stats *st = calloc(1, sizeof(*st)); /* some kilobytes */
     uint32_t have = 0, of = 0;
@@ -270,7 +272,8 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt, const struc
     gauge(out, "nef_proposals_waiting_bytes", "Their bytes.", st->proposal_bytes_waiting);
     counter(out, "nef_log_appended_bytes", "Written to logs.", st->bytes_appended);
     counter(out, "nef_replication_sent_bytes", "Sent to other zones.", st->bytes_sent);
-    counter(out, "nef_replication_received_bytes", "Received from other zones.", st->bytes_received);
+    counter(out, "nef_replication_received_bytes", "Received from other zones.",
+            st->bytes_received);
     counter(out, "nef_scrub_read_bytes", "Read by the scrub.", st->scrub_bytes);
     counter(out, "nef_scrub_bad_records", "Records that didn't verify.", st->scrub_bad);
     counter(out, "nef_scrub_repaired_records", "Of those, repaired.", st->scrub_repaired);

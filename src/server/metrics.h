@@ -1,7 +1,8 @@
 /* Counters of a zone's requests, and the OpenMetrics text of everything it measures.
  *
- * Counting costs a few relaxed atomic additions a request and never blocks or allocates. Labels are only
- * operations and status codes: nothing a client chooses, so the output's size is bounded. Any thread. */
+ * Counting costs a few relaxed atomic additions a request and never blocks or allocates. Labels are
+ * only operations and status codes: nothing a client chooses, so the output's size is bounded. Any
+ * thread. */
 #ifndef NEF_SERVER_METRICS_H
 #define NEF_SERVER_METRICS_H
 
@@ -30,8 +31,8 @@ struct nef_metrics_now {
 };
 
 /* OpenMetrics 1.0, "# EOF" at the end. rt: runtime and store are read through it. */
-void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt, const struct nef_metrics_now *now,
-                      struct nef_buf *out);
+void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
+                      const struct nef_metrics_now *now, struct nef_buf *out);
 #define NEF_METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 #endif

@@ -1,8 +1,9 @@
-/* Buckets and users over all cells; see region_ops.h, and store/apply_bucket.c for what the ops mean.
+/* Buckets and users over all cells; see region_ops.h, and store/apply_bucket.c for what the ops
+ * mean.
  *
- * An outcome that stays unknown in the middle (a failover that lasts too long) leaves cells that differ: the
- * client is told to try again, and the store's maintenance takes away what cell 0 doesn't know and completes
- * deletions that cell 0 has done. */
+ * An outcome that stays unknown in the middle (a failover that lasts too long) leaves cells that
+ * differ: the client is told to try again, and the store's maintenance takes away what cell 0
+ * doesn't know and completes deletions that cell 0 has done. */
 #include "server/region_ops.h"
 #include <string.h>
 #include "base/trace.h"
@@ -28,8 +29,8 @@ nef_err nef_region_propose(struct nef_runtime *rt, struct nef_keys *keys, uint32
 }
 
 /* CLOSE, REOPEN and DELETE hold no names: they are clear records. */
-static nef_err bucket_op(struct nef_runtime *rt, struct nef_keys *keys, uint32_t cell, uint16_t type,
-                         const struct nef_id *bucket, const struct nef_id *token)
+static nef_err bucket_op(struct nef_runtime *rt, struct nef_keys *keys, uint32_t cell,
+                         uint16_t type, const struct nef_id *bucket, const struct nef_id *token)
 {
     struct nef_op op = {.type = type, .bucket_key = *bucket};
     struct nef_outcome outcome;
@@ -41,7 +42,8 @@ static nef_err bucket_op(struct nef_runtime *rt, struct nef_keys *keys, uint32_t
     return err != NEF_OK ? err : nef_runtime_propose_wait(rt, &run, &outcome);
 }
 
-/* Take a bucket that cell 0 refused out of the cells FIRST.. again; maintenance does what fails here. */
+/* Take a bucket that cell 0 refused out of the cells FIRST.. again; maintenance does what fails
+ * here. */
 static void undo_create(struct nef_runtime *rt, struct nef_keys *keys, uint32_t first,
                         uint32_t cell_count, const struct nef_id *bucket)
 {
@@ -54,8 +56,8 @@ static void undo_create(struct nef_runtime *rt, struct nef_keys *keys, uint32_t 
         if (err == NEF_OK)
             err = bucket_op(rt, keys, cell, NEF_RECORD_BUCKET_DELETE, bucket, &token);
         if (err != NEF_OK)
-            nef_trace(NEF_TRACE_WARN, "bucket_undo_left", "u:cell", (uint64_t)cell, "e:err", (int)err,
-                      NULL);
+            nef_trace(NEF_TRACE_WARN, "bucket_undo_left", "u:cell", (uint64_t)cell, "e:err",
+                      (int)err, NULL);
     }
 }
 
@@ -102,7 +104,8 @@ nef_err nef_region_bucket_delete(struct nef_runtime *rt, struct nef_keys *keys, 
             break;
     }
     if (err != NEF_OK) {
-        /* Only what this very token closed is reopened, so an outcome that isn't known does no harm. */
+        /* Only what this very token closed is reopened, so an outcome that isn't known does no
+         * harm. */
         while (tried-- > 0) {
             other = bucket_op(rt, keys, tried, NEF_RECORD_BUCKET_REOPEN, bucket, &token);
             if (other != NEF_OK && other != NEF_E_NO_BUCKET && other != NEF_E_PRECONDITION)
@@ -116,8 +119,8 @@ nef_err nef_region_bucket_delete(struct nef_runtime *rt, struct nef_keys *keys, 
         if (cell == 0 && err != NEF_OK)
             return err;
         if (err != NEF_OK && err != NEF_E_NO_BUCKET)
-            nef_trace(NEF_TRACE_WARN, "bucket_delete_left", "u:cell", (uint64_t)cell, "e:err", (int)err,
-                      NULL);
+            nef_trace(NEF_TRACE_WARN, "bucket_delete_left", "u:cell", (uint64_t)cell, "e:err",
+                      (int)err, NULL);
     }
     return NEF_OK; /* cell 0 decides */
 }

@@ -1,13 +1,14 @@
 /* Who signed a request, and may they do this.
  *
- * The root credential comes from the zone's configuration and may do everything. Users are rows of the
- * store; each request reads its user's row (from RocksDB's cache), so disabling one holds as soon as the op
- * is applied here. What is cached is only the derived signing key of (access key, day), valid for the secret
- * it was derived from. An access key that isn't known here is looked up again behind the read gate, because
- * the user may have been made through the other zone a moment ago.
+ * The root credential comes from the zone's configuration and may do everything. Users are rows of
+ * the store; each request reads its user's row (from RocksDB's cache), so disabling one holds as
+ * soon as the op is applied here. What is cached is only the derived signing key of (access key,
+ * day), valid for the secret it was derived from. An access key that isn't known here is looked up
+ * again behind the read gate, because the user may have been made through the other zone a moment
+ * ago.
  *
- * A user may be bound to one bucket and may be read-only. Buckets are made and deleted by root and by users
- * that are bound to none. */
+ * A user may be bound to one bucket and may be read-only. Buckets are made and deleted by root and
+ * by users that are bound to none. */
 #include <string.h>
 #include "base/assert.h"
 #include "base/siphash.h"
@@ -28,7 +29,8 @@ struct credentials { /* one block of locked memory */
     struct cached cache[CACHE_ENTRIES]; /* under lock; direct-mapped */
 };
 
-nef_err credentials_new(const struct nef_root_credentials *root, struct credentials **out_credentials)
+nef_err credentials_new(const struct nef_root_credentials *root,
+                        struct credentials **out_credentials)
 {
     struct credentials *cr = nef_secret_new(sizeof(*cr));
 

@@ -19,8 +19,8 @@ void bucket_create_work(struct call *c)
     if (err == NEF_OK)
         err = NEF_E_EXISTS;
     else if (err == NEF_E_NO_BUCKET)
-        err = nef_region_bucket_create(c->s->rt, c->s->keys, c->s->cell_count, r->bucket, c->who.name,
-                                       flags);
+        err = nef_region_bucket_create(c->s->rt, c->s->keys, c->s->cell_count, r->bucket,
+                                       c->who.name, flags);
     if (err == NEF_E_LIMIT) {
         (void)call_refuse(c, NEF_S3_TOO_MANY_BUCKETS, NULL);
     } else if (err != NEF_OK) {

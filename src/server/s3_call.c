@@ -1,8 +1,8 @@
 /* What all S3 operations use: the life of a call, waiting for the runtime, answers, the access log.
  *
- * References: whoever may still call back holds one, so a call outlives its connection when a client goes
- * away in the middle; what it had begun ends by itself (an upload is aborted, a proposal's outcome is
- * ignored). */
+ * References: whoever may still call back holds one, so a call outlives its connection when a
+ * client goes away in the middle; what it had begun ends by itself (an upload is aborted, a
+ * proposal's outcome is ignored). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,9 +31,9 @@ struct call *call_new(struct nef_s3_service *s, struct nef_http_request *http)
     (void)pthread_mutex_init(&c->lock, NULL); /* never fails for default attributes */
     (void)pthread_cond_init(&c->cond, NULL);
     /* An odd factor makes the sequence look unlike a counter without ever repeating. */
-    number = s->request_base +
-             atomic_fetch_add_explicit(&s->request_count, 1, memory_order_relaxed) *
-                 0x9e3779b97f4a7c15ull;
+    number =
+        s->request_base + atomic_fetch_add_explicit(&s->request_count, 1, memory_order_relaxed) *
+                              0x9e3779b97f4a7c15ull;
     (void)snprintf(c->id, sizeof(c->id), "%016" PRIX64, number);
     atomic_fetch_add(&s->calls, 1);
     return c;
@@ -357,7 +357,8 @@ void call_log(struct call *c, bool complete)
     nef_trace(NEF_TRACE_INFO, "request", "s:id", c->id, "s:operation", operation, "u:status",
               (uint64_t)status, "u:in", c->intake.got, "u:out", c->bytes_out, "u:us", ns / 1000,
               "s:object", tag, NULL);
-    nef_metrics_end(c->s->metrics, (uint32_t)c->request.op, status, c->intake.got, c->bytes_out, ns);
+    nef_metrics_end(c->s->metrics, (uint32_t)c->request.op, status, c->intake.got, c->bytes_out,
+                    ns);
 }
 
 /* ---- small things ---- */
@@ -384,7 +385,8 @@ struct nef_checksum checksum_to_store(const struct nef_s3_checksum_value *v)
 
     if (v->kind == NEF_S3_CHECKSUM_NONE)
         return c;
-    c.scope = v->type == NEF_S3_CHECKSUM_COMPOSITE ? NEF_CHECKSUM_COMPOSITE : NEF_CHECKSUM_FULL_OBJECT;
+    c.scope =
+        v->type == NEF_S3_CHECKSUM_COMPOSITE ? NEF_CHECKSUM_COMPOSITE : NEF_CHECKSUM_FULL_OBJECT;
     c.bytes = (uint8_t)nef_s3_checksum_bytes(v->kind);
     memcpy(c.value, v->bytes, c.bytes);
     return c;

@@ -1,9 +1,9 @@
-/* CopyObject and UploadPartCopy, in a worker: the source is read and verified piece by piece and sealed anew
- * under the target's own DEK, with the memory of one upload. The source is the version that the look-up
- * found; if it is overwritten meanwhile, its segments stay pinned by the reader.
+/* CopyObject and UploadPartCopy, in a worker: the source is read and verified piece by piece and
+ * sealed anew under the target's own DEK, with the memory of one upload. The source is the version
+ * that the look-up found; if it is overwritten meanwhile, its segments stay pinned by the reader.
  *
- * Metadata are the source's or, with REPLACE, the request's. An object isn't copied onto itself unless that
- * changes something, as S3 has it. */
+ * Metadata are the source's or, with REPLACE, the request's. An object isn't copied onto itself
+ * unless that changes something, as S3 has it. */
 #include <stdio.h>
 #include <string.h>
 #include "base/assert.h"
@@ -52,8 +52,8 @@ static nef_err read_repairing(struct call *c, uint8_t *out, size_t max, size_t *
 }
 
 /* Copies [first, first + bytes) of SOURCE into c->stream; digests to c->intake. */
-static nef_err copy_body(struct call *c, const struct nef_object *source, uint64_t first, uint64_t bytes,
-                         enum nef_s3_checksum_kind kind)
+static nef_err copy_body(struct call *c, const struct nef_object *source, uint64_t first,
+                         uint64_t bytes, enum nef_s3_checksum_kind kind)
 {
     struct intake *in = &c->intake;
     uint64_t left = bytes;
@@ -171,24 +171,28 @@ void copy_object_work(struct call *c)
     if (nef_id_equal(&source_bucket.id, &c->bucket.id) && !r->metadata_replace &&
         r->source_key_bytes == r->object_key_bytes &&
         memcmp(r->source_key, r->object_key, r->object_key_bytes) == 0) {
-        (void)call_refuse(c, NEF_S3_INVALID_REQUEST,
-                          "This copy request is illegal because it is trying to copy an object to itself "
-                          "without changing the object's metadata, storage class, website redirect "
-                          "location or encryption attributes.");
+        (void)call_refuse(
+            c, NEF_S3_INVALID_REQUEST,
+            "This copy request is illegal because it is trying to copy an object to itself "
+            "without changing the object's metadata, storage class, website redirect "
+            "location or encryption attributes.");
         return;
     }
     if (c->object->size > NEF_PUT_BYTES_MAX) {
-        (void)call_refuse(c, NEF_S3_INVALID_REQUEST,
-                          "The specified copy source is larger than the maximum allowable size for a copy "
-                          "source: 5368709120");
+        (void)call_refuse(
+            c, NEF_S3_INVALID_REQUEST,
+            "The specified copy source is larger than the maximum allowable size for a copy "
+            "source: 5368709120");
         return;
     }
     if (kind == NEF_S3_CHECKSUM_NONE)
         kind = (enum nef_s3_checksum_kind)c->object->checksum.kind;
-    if (!copy_and_commit(c, 0, c->object->size, kind, r->metadata_replace ? NULL : &c->object->attrs))
+    if (!copy_and_commit(c, 0, c->object->size, kind,
+                         r->metadata_replace ? NULL : &c->object->attrs))
         return;
     /* The op was applied here: its time is in the row, unless it was overwritten already. */
-    if (nef_store_object(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &target) == NEF_OK) {
+    if (nef_store_object(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &target) ==
+        NEF_OK) {
         modified_ms = target->modified_ms;
         nef_object_free(target);
     }
@@ -219,7 +223,8 @@ void copy_part_work(struct call *c)
     if (err == NEF_OK)
         err = nef_runtime_read_wait(c->s->rt, c->cell, c->tag, &read);
     if (err == NEF_OK)
-        err = nef_store_upload(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &id, &upload);
+        err = nef_store_upload(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &id,
+                               &upload);
     if (err != NEF_OK) {
         (void)call_fail(c, err);
         return;

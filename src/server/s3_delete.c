@@ -1,8 +1,8 @@
 /* DeleteObject, and DeleteObjects with up to NEF_DELETE_MAX keys.
  *
- * A delete is one op, whether or not the key is there: deciding that here would cost a read and still be a
- * guess. The keys of a multi-delete are proposed together and their outcomes waited for, a window at a
- * time. */
+ * A delete is one op, whether or not the key is there: deciding that here would cost a read and
+ * still be a guess. The keys of a multi-delete are proposed together and their outcomes waited for,
+ * a window at a time. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +64,8 @@ enum nef_http_next delete_step(struct call *c)
         call_header_durability(c);
         return NEF_HTTP_ANSWERED;
     case DELETE_REFUSED:
-        return atomic_load_explicit(&c->worked, memory_order_acquire) ? NEF_HTTP_ANSWERED : NEF_HTTP_WAIT;
+        return atomic_load_explicit(&c->worked, memory_order_acquire) ? NEF_HTTP_ANSWERED
+                                                                      : NEF_HTTP_WAIT;
     }
     return NEF_HTTP_DROP;
 }
@@ -135,7 +136,8 @@ static nef_err batch_one(struct call *c, struct batch *b, struct batch_item *ite
         (void)pthread_mutex_unlock(&b->lock);
         if (err != NEF_E_BUSY || left == 0)
             return err;
-        batch_wait(b, left / 2); /* others' proposals fill the runtime: go on when ours are through */
+        batch_wait(b,
+                   left / 2); /* others' proposals fill the runtime: go on when ours are through */
     }
 }
 

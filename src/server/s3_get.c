@@ -2,13 +2,13 @@
  *
  *   gate (R4, R5) -> look-up -> lease still good? -> conditions -> range -> answer
  *
- * A range of at most NEF_HTTP_BLOCK_BYTES is read whole before the answer begins: one buffer, and damage is
- * repaired from the peer before the client sees anything. A larger one is streamed from the log in blocks;
- * damage met on the way is repaired while the connection waits, and if that fails the connection is
- * closed: bytes that don't verify are never sent.
+ * A range of at most NEF_HTTP_BLOCK_BYTES is read whole before the answer begins: one buffer, and
+ * damage is repaired from the peer before the client sees anything. A larger one is streamed from
+ * the log in blocks; damage met on the way is repaired while the connection waits, and if that
+ * fails the connection is closed: bytes that don't verify are never sent.
  *
- * A key that isn't there is looked for twice: the bucket may have been deleted and made anew through the
- * other zone, so that what was looked up belonged to the old one. */
+ * A key that isn't there is looked for twice: the bucket may have been deleted and made anew
+ * through the other zone, so that what was looked up belonged to the old one. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,8 +60,8 @@ static const char *override_of(const struct nef_s3_request *r, const struct nef_
     return NULL;
 }
 
-/* Attributes that are stored, and response-* for those that aren't. Every request is signed, so every one may
- * override. */
+/* Attributes that are stored, and response-* for those that aren't. Every request is signed, so
+ * every one may override. */
 static void attr_headers(struct call *c)
 {
     const struct nef_s3_request *r = &c->request;
@@ -126,9 +126,9 @@ static void object_headers(struct call *c)
     call_header(c, "Last-Modified", text);
     call_header(c, "Accept-Ranges", "bytes");
     if (c->range.partial) {
-        (void)snprintf(text, sizeof(text), "bytes %llu-%llu/%llu", (unsigned long long)c->range.first,
-                       (unsigned long long)(c->range.first + c->range.bytes - 1),
-                       (unsigned long long)o->size);
+        (void)snprintf(
+            text, sizeof(text), "bytes %llu-%llu/%llu", (unsigned long long)c->range.first,
+            (unsigned long long)(c->range.first + c->range.bytes - 1), (unsigned long long)o->size);
         call_header(c, "Content-Range", text);
     }
     if (c->request.part_number != 0 && o->multipart) {
@@ -151,8 +151,8 @@ static void object_headers(struct call *c)
 static void repair_work(struct call *c)
 {
     c->repair_err = nef_runtime_repair(c->s->rt, c->bad_cell, c->bad_offset);
-    nef_trace(c->repair_err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "read_met_damage", "s:id", c->id,
-              "u:cell", (uint64_t)c->bad_cell, "u:offset", c->bad_offset, "e:repair",
+    nef_trace(c->repair_err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "read_met_damage", "s:id",
+              c->id, "u:cell", (uint64_t)c->bad_cell, "u:offset", c->bad_offset, "e:repair",
               (int)c->repair_err, NULL);
 }
 
@@ -308,7 +308,8 @@ static nef_err choose_part(struct call *c)
     }
     for (uint32_t i = 0; i + 1 < number; i++)
         first += o->parts[i].size;
-    c->range = (struct nef_s3_range){.partial = true, .first = first, .bytes = o->parts[number - 1].size};
+    c->range =
+        (struct nef_s3_range){.partial = true, .first = first, .bytes = o->parts[number - 1].size};
     if (c->range.bytes == 0)
         c->range.partial = false;
     return NEF_OK;
@@ -405,7 +406,8 @@ static enum nef_http_next find(struct call *c)
             return NEF_HTTP_WAIT;
         if (err != NEF_OK)
             return call_fail(c, err);
-        err = nef_store_object(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &c->object);
+        err = nef_store_object(c->s->store, &c->bucket, r->object_key, r->object_key_bytes,
+                               &c->object);
         if (nef_runtime_read_done(c->s->rt, &c->read) != NEF_OK) {
             nef_object_free(c->object);
             c->object = NULL;

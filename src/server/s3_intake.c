@@ -1,5 +1,6 @@
-/* A request's body as it comes in: decoded if it is aws-chunked, hashed, and verified at its end against
- * everything the request promised of it: size, payload hash, chunk signatures, Content-MD5, checksums.
+/* A request's body as it comes in: decoded if it is aws-chunked, hashed, and verified at its end
+ * against everything the request promised of it: size, payload hash, chunk signatures, Content-MD5,
+ * checksums.
  *
  * Nothing that came in may be acknowledged, or named by an op, before intake_end is NEF_OK. */
 #include <string.h>
@@ -11,8 +12,8 @@ nef_err intake_begin(struct call *c, bool want_md5, enum nef_s3_checksum_kind wa
     struct intake *in = &c->intake;
     const struct nef_s3_request *r = &c->request;
     enum nef_s3_checksum_kind kind = r->checksum.kind;
-    bool streaming = c->auth.payload != NEF_S3_PAYLOAD_UNSIGNED &&
-                     c->auth.payload != NEF_S3_PAYLOAD_SIGNED;
+    bool streaming =
+        c->auth.payload != NEF_S3_PAYLOAD_UNSIGNED && c->auth.payload != NEF_S3_PAYLOAD_SIGNED;
     int64_t expected = streaming ? r->decoded_content_bytes : r->content_bytes;
     nef_err err;
 
@@ -58,8 +59,8 @@ nef_err intake_step(struct call *c, const uint8_t *input, size_t bytes, size_t d
     size_t used = bytes, data_bytes = bytes;
     nef_err err;
 
-    /* Framing only makes input longer than its data, so bounding the input bounds the data. Once all data
-     * is in, only framing may follow, and the decoder refuses anything else. */
+    /* Framing only makes input longer than its data, so bounding the input bounds the data. Once
+     * all data is in, only framing may follow, and the decoder refuses anything else. */
     if (in->got < in->expected)
         bytes = NEF_MIN(bytes, data_max);
     if (in->chunked != NULL) {

@@ -1,8 +1,9 @@
 /* What the files of the S3 service share; see s3_service.h for which file does what.
  *
- * A request is a struct call with counted references: one of its connection (until `closed`), one of each
- * callback that the runtime or a worker owes it. Fields belong to the listener's thread of the connection,
- * or to the one worker that has the call while the connection is parked; exceptions are marked. */
+ * A request is a struct call with counted references: one of its connection (until `closed`), one
+ * of each callback that the runtime or a worker owes it. Fields belong to the listener's thread of
+ * the connection, or to the one worker that has the call while the connection is parked; exceptions
+ * are marked. */
 #ifndef NEF_SERVER_S3_INTERNAL_H
 #define NEF_SERVER_S3_INTERNAL_H
 
@@ -43,8 +44,8 @@ struct nef_s3_service {
     struct credentials *credentials;
     const char *region;
     uint32_t cell_count;
-    char owner_id[65];   /* canonical user id of all buckets: one tenant */
-    char host_id[45];    /* x-amz-id-2 */
+    char owner_id[65]; /* canonical user id of all buckets: one tenant */
+    char host_id[45];  /* x-amz-id-2 */
     uint64_t request_base;
     atomic_uint_fast64_t request_count;
     atomic_uint streams; /* answers being streamed: bounded memory */
@@ -88,7 +89,7 @@ struct stream {
     atomic_bool aborted;   /* propose STREAM_ABORT once nothing is in flight */
     atomic_bool abort_sent;
     atomic_uint abort_tries;
-    bool proposed;         /* at least one piece */
+    bool proposed; /* at least one piece */
     bool committed;
 };
 
@@ -108,11 +109,11 @@ struct call {
     struct nef_http_request *http;
     atomic_uint refs;
     enum phase phase;
-    nef_err phase_err;      /* the request was refused before anything else: c->why says why */
-    bool refused;           /* request_parse refused: `why` holds it until the signature was checked */
+    nef_err phase_err; /* the request was refused before anything else: c->why says why */
+    bool refused;      /* request_parse refused: `why` holds it until the signature was checked */
     bool head;
-    char host[256];         /* Host header, for locations: headers are gone once the connection is */
-    bool require_2_2;       /* CreateBucket: x-nef-require-durability */
+    char host[256];   /* Host header, for locations: headers are gone once the connection is */
+    bool require_2_2; /* CreateBucket: x-nef-require-durability */
     struct nef_s3_http wire;
     struct nef_s3_request request;
     struct nef_sigv4 auth;
@@ -130,7 +131,7 @@ struct call {
     atomic_bool worked; /* the worker is done */
     void (*work)(struct call *c);
     _Atomic enum proposal proposal;
-    nef_err proposal_err;        /* written before proposal becomes DONE */
+    nef_err proposal_err; /* written before proposal becomes DONE */
     struct nef_outcome outcome;
     pthread_mutex_t lock; /* for workers that wait: with cond, changed */
     pthread_cond_t cond;
@@ -170,14 +171,14 @@ void call_ref(struct call *c);
 void call_unref(struct call *c);
 /* For the runtime: context is the call, with a reference of its own. */
 void call_woken(void *context);
-/* True: the caller may hand call_woken to the runtime and must call call_disarm if it wasn't taken. False:
- * a wake is owed already. */
+/* True: the caller may hand call_woken to the runtime and must call call_disarm if it wasn't taken.
+ * False: a wake is owed already. */
 bool call_arm(struct call *c);
 void call_disarm(struct call *c);
 /* A notice from a callback of s3_stream.c or a batch: whoever waits looks again. */
 void call_notify(struct call *c);
-/* For workers that use a stream: between them, stream functions that return NEF_E_AGAIN are called again
- * after call_wait_notice(c, what call_notices gave before). */
+/* For workers that use a stream: between them, stream functions that return NEF_E_AGAIN are called
+ * again after call_wait_notice(c, what call_notices gave before). */
 void call_block(struct call *c, bool blocking);
 uint64_t call_notices(struct call *c);
 void call_wait_notice(struct call *c, uint64_t seen);
@@ -197,9 +198,10 @@ enum nef_http_next call_submit(struct call *c, void (*work)(struct call *c));
 enum nef_http_next call_answer_why(struct call *c); /* what c->why says */
 enum nef_http_next call_refuse(struct call *c, enum nef_s3_code code, const char *message);
 enum nef_http_next call_fail(struct call *c, nef_err err);
-/* The outcome of a write. NoSuchBucket is looked into behind the gate, in a worker's time: if the bucket is
- * there under another id, it was made anew while we used the old one, and the client should try again. */
-enum nef_http_next call_fail_write(struct call *c, nef_err err);      /* listener: may return WAIT */
+/* The outcome of a write. NoSuchBucket is looked into behind the gate, in a worker's time: if the
+ * bucket is there under another id, it was made anew while we used the old one, and the client
+ * should try again. */
+enum nef_http_next call_fail_write(struct call *c, nef_err err); /* listener: may return WAIT */
 enum nef_http_next call_fail_write_wait(struct call *c, nef_err err); /* worker */
 enum nef_http_next call_answer_empty(struct call *c, unsigned status);
 /* Takes out's memory. */
@@ -220,18 +222,22 @@ void call_attrs(const struct call *c, struct nef_buf *out);
 struct nef_condition call_condition(const struct call *c); /* of a write */
 /* REQUIRE_2_2: NEF_E_DURABILITY while a zone is away. */
 NEF_MUST_CHECK nef_err call_check_durability(struct call *c);
-/* The bucket or key look-up of the calling worker, gated; the bucket is c->bucket unless another is given. */
+/* The bucket or key look-up of the calling worker, gated; the bucket is c->bucket unless another is
+ * given. */
 NEF_MUST_CHECK nef_err call_bucket_wait(struct call *c, const char *name, struct nef_bucket *out);
-NEF_MUST_CHECK nef_err call_object_wait(struct call *c, const struct nef_bucket *bucket, const char *key,
-                                        size_t key_bytes, struct nef_object **out_object);
-NEF_MUST_CHECK nef_err call_place(struct call *c, const char *key, size_t key_bytes); /* cell and tag */
+NEF_MUST_CHECK nef_err call_object_wait(struct call *c, const struct nef_bucket *bucket,
+                                        const char *key, size_t key_bytes,
+                                        struct nef_object **out_object);
+NEF_MUST_CHECK nef_err call_place(struct call *c, const char *key,
+                                  size_t key_bytes); /* cell and tag */
 
 /* ---- s3_auth.c ---- */
 
 NEF_MUST_CHECK nef_err credentials_new(const struct nef_root_credentials *root,
                                        struct credentials **out_credentials);
 void credentials_free(struct credentials *credentials);
-/* Checks the signature and who may do this. NEF_E_AGAIN: return NEF_HTTP_WAIT. Others: c->why is filled. */
+/* Checks the signature and who may do this. NEF_E_AGAIN: return NEF_HTTP_WAIT. Others: c->why is
+ * filled. */
 NEF_MUST_CHECK nef_err auth_check(struct call *c);
 /* May this identity read from the source of a copy? */
 NEF_MUST_CHECK nef_err auth_source(struct call *c, const char *bucket);
@@ -239,12 +245,14 @@ bool op_writes(enum nef_s3_op op);
 
 /* ---- s3_intake.c ---- */
 
-/* want_md5: for the ETag. want_checksum: computed if the request brings none. Fills c->why on refusal. */
+/* want_md5: for the ETag. want_checksum: computed if the request brings none. Fills c->why on
+ * refusal. */
 NEF_MUST_CHECK nef_err intake_begin(struct call *c, bool want_md5,
                                     enum nef_s3_checksum_kind want_checksum);
 /* Decodes a part of the input: at most what makes DATA_MAX bytes of data. */
-NEF_MUST_CHECK nef_err intake_step(struct call *c, const uint8_t *input, size_t bytes, size_t data_max,
-                                   size_t *out_used, const uint8_t **out_data, size_t *out_data_bytes);
+NEF_MUST_CHECK nef_err intake_step(struct call *c, const uint8_t *input, size_t bytes,
+                                   size_t data_max, size_t *out_used, const uint8_t **out_data,
+                                   size_t *out_data_bytes);
 /* The body is complete: verifies everything the request promised of it. */
 NEF_MUST_CHECK nef_err intake_end(struct call *c);
 void intake_free(struct intake *in);
@@ -253,11 +261,12 @@ void intake_free(struct intake *in);
 
 /* A new stream of SIZE bytes with a fresh DEK, for c's bucket, tag and cell. */
 NEF_MUST_CHECK nef_err stream_begin(struct call *c, struct stream *st, uint64_t size);
-/* Room in the piece being filled, making some by proposing it when it is full. NEF_E_AGAIN: none now, a wake
- * comes. */
+/* Room in the piece being filled, making some by proposing it when it is full. NEF_E_AGAIN: none
+ * now, a wake comes. */
 NEF_MUST_CHECK nef_err stream_room(struct stream *st, uint8_t **out, uint32_t *out_bytes);
 void stream_filled(struct stream *st, uint32_t bytes);
-/* All bytes are in: propose what is left. NEF_E_AGAIN: not yet; NEF_OK: every piece is committed. */
+/* All bytes are in: propose what is left. NEF_E_AGAIN: not yet; NEF_OK: every piece is committed.
+ */
 NEF_MUST_CHECK nef_err stream_finish(struct stream *st);
 /* True if the body is small enough to lie in its op. */
 bool stream_is_inline(const struct stream *st);
@@ -265,11 +274,13 @@ bool stream_is_inline(const struct stream *st);
 NEF_MUST_CHECK nef_err stream_op(struct stream *st, struct nef_op *op, struct nef_run *out_run);
 /* The op was sent: nothing to abort any more. */
 void stream_committed(struct stream *st);
-/* Ends it: frees the buffer, wipes the DEK, and if pieces were proposed and no op was, has them aborted. */
+/* Ends it: frees the buffer, wipes the DEK, and if pieces were proposed and no op was, has them
+ * aborted. */
 void stream_end(struct stream *st);
 void stream_free(struct stream *st); /* with the last reference */
 
-/* ---- operations: step (listener's thread, may return WAIT) or work (a worker, must answer) ---- */
+/* ---- operations: step (listener's thread, may return WAIT) or work (a worker, must answer) ----
+ */
 
 /* The op that ends c->stream, with the digests in c->intake; attrs NULL: the request's. */
 NEF_MUST_CHECK nef_err put_build(struct call *c, const struct nef_attrs *attrs,

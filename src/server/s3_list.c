@@ -1,7 +1,8 @@
-/* ListObjects, ListObjectsV2, ListObjectVersions (of unversioned buckets) and ListBuckets; in a worker.
+/* ListObjects, ListObjectsV2, ListObjectVersions (of unversioned buckets) and ListBuckets; in a
+ * worker.
  *
- * A listing waits until every op that may be acknowledged is applied here, then reads the cells' indexes:
- * read-after-write for each key, not a snapshot of all. */
+ * A listing waits until every op that may be acknowledged is applied here, then reads the cells'
+ * indexes: read-after-write for each key, not a snapshot of all. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
@@ -37,7 +38,8 @@ static nef_err set_after(struct call *c, struct nef_s3_token *token, struct nef_
 }
 
 /* The list as of a moment when this zone was allowed to answer. */
-static nef_err read_list(struct call *c, const struct nef_list_query *query, struct nef_list *out_list)
+static nef_err read_list(struct call *c, const struct nef_list_query *query,
+                         struct nef_list *out_list)
 {
     for (;;) {
         struct nef_read read = {0};

@@ -1,9 +1,11 @@
-/* Multipart uploads: create, complete, abort; in a worker. Their parts are put by s3_put.c and s3_copy.c.
+/* Multipart uploads: create, complete, abort; in a worker. Their parts are put by s3_put.c and
+ * s3_copy.c.
  *
- * Completing copies nothing: the op names the parts, and the object's row takes over their streams. What the
- * client named is checked twice: here against the index, for S3's error messages and the checksum, and when
- * the op is applied, which is what counts. A complete that is repeated after a lost answer finds no upload;
- * if the object is what it would have made, it is answered like the first. */
+ * Completing copies nothing: the op names the parts, and the object's row takes over their streams.
+ * What the client named is checked twice: here against the index, for S3's error messages and the
+ * checksum, and when the op is applied, which is what counts. A complete that is repeated after a
+ * lost answer finds no upload; if the object is what it would have made, it is answered like the
+ * first. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
@@ -241,11 +243,12 @@ static bool done_before(struct call *c, const struct completing *w)
     if (md5s == NULL)
         return false;
     for (size_t i = 0; i < count; i++)
-        if (nef_unhex(w->named.parts[i].etag, strlen(w->named.parts[i].etag), md5s + i * 16, 16) != NEF_OK)
+        if (nef_unhex(w->named.parts[i].etag, strlen(w->named.parts[i].etag), md5s + i * 16, 16) !=
+            NEF_OK)
             goto out;
     nef_s3_etag_multipart(md5s, count, etag);
-    if (nef_store_object(c->s->store, &c->bucket, c->request.object_key, c->request.object_key_bytes,
-                         &object) == NEF_OK)
+    if (nef_store_object(c->s->store, &c->bucket, c->request.object_key,
+                         c->request.object_key_bytes, &object) == NEF_OK)
         same = object->multipart && strcmp(object->etag, etag) == 0;
     nef_object_free(object);
 out:
@@ -295,23 +298,24 @@ static void complete(struct call *c, struct completing *w)
             return;
         }
         nef_random(&op.stream, sizeof(op.stream));
-        op.u.upload_complete = (struct nef_op_upload_complete){
-            .bucket = c->bucket.id,
-            .key = {r->object_key, (uint32_t)r->object_key_bytes},
-            .upload = id,
-            .checksum = checksum_to_store(&w->checksum),
-            .condition = call_condition(c),
-            .part_count = (uint32_t)w->named.part_count,
-            .parts = w->parts};
+        op.u.upload_complete =
+            (struct nef_op_upload_complete){.bucket = c->bucket.id,
+                                            .key = {r->object_key, (uint32_t)r->object_key_bytes},
+                                            .upload = id,
+                                            .checksum = checksum_to_store(&w->checksum),
+                                            .condition = call_condition(c),
+                                            .part_count = (uint32_t)w->named.part_count,
+                                            .parts = w->parts};
         memcpy(op.u.upload_complete.etag, w->etag, sizeof(w->etag));
         err = propose_wait(c, &op);
     }
     if (err == NEF_E_NO_UPLOAD && done_before(c, w)) {
         struct nef_object *object = NULL;
 
-        if (nef_store_object(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &object) ==
-            NEF_OK) {
-            struct nef_s3_checksum_value v = checksum_of_store(&object->checksum, object->part_count);
+        if (nef_store_object(c->s->store, &c->bucket, r->object_key, r->object_key_bytes,
+                             &object) == NEF_OK) {
+            struct nef_s3_checksum_value v =
+                checksum_of_store(&object->checksum, object->part_count);
 
             answer(c, object->etag, &v);
             nef_object_free(object);

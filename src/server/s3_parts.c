@@ -55,7 +55,8 @@ void list_parts_work(struct call *c)
     if (err == NEF_OK)
         err = nef_runtime_read_wait(c->s->rt, c->cell, c->tag, &read);
     if (err == NEF_OK)
-        err = nef_store_upload(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &id, &upload);
+        err = nef_store_upload(c->s->store, &c->bucket, r->object_key, r->object_key_bytes, &id,
+                               &upload);
     if (err == NEF_OK)
         err = nef_store_parts(c->s->store, upload, r->part_number_marker, keep_part, &page);
     if (err == NEF_OK)
@@ -64,23 +65,24 @@ void list_parts_work(struct call *c)
         (void)call_fail(c, err);
         goto out;
     }
-    l = (struct nef_s3_xml_parts){
-        .bucket = r->bucket,
-        .object_key = r->object_key,
-        .object_key_bytes = r->object_key_bytes,
-        .upload_id = r->upload_id,
-        .encoding_url = r->encoding_url,
-        .marker = r->part_number_marker,
-        .next_marker = page.count > 0 ? page.rows[page.count - 1].number : r->part_number_marker,
-        .max = r->list_max,
-        .truncated = page.truncated,
-        .owner = &owner,
-        .checksum_kind = (enum nef_s3_checksum_kind)upload->checksum.kind,
-        .parts = page.rows,
-        .part_count = page.count};
+    l = (struct nef_s3_xml_parts){.bucket = r->bucket,
+                                  .object_key = r->object_key,
+                                  .object_key_bytes = r->object_key_bytes,
+                                  .upload_id = r->upload_id,
+                                  .encoding_url = r->encoding_url,
+                                  .marker = r->part_number_marker,
+                                  .next_marker = page.count > 0 ? page.rows[page.count - 1].number
+                                                                : r->part_number_marker,
+                                  .max = r->list_max,
+                                  .truncated = page.truncated,
+                                  .owner = &owner,
+                                  .checksum_kind = (enum nef_s3_checksum_kind)upload->checksum.kind,
+                                  .parts = page.rows,
+                                  .part_count = page.count};
     if (upload->checksum.kind != NEF_CHECKSUM_NONE)
-        l.checksum_type = upload->checksum.scope == NEF_CHECKSUM_COMPOSITE ? NEF_S3_CHECKSUM_COMPOSITE
-                                                                           : NEF_S3_CHECKSUM_FULL_OBJECT;
+        l.checksum_type = upload->checksum.scope == NEF_CHECKSUM_COMPOSITE
+                              ? NEF_S3_CHECKSUM_COMPOSITE
+                              : NEF_S3_CHECKSUM_FULL_OBJECT;
     nef_s3_xml_list_parts(&out, &l);
     (void)call_answer_xml(c, 200, &out);
 out:
@@ -160,7 +162,8 @@ static bool keep_upload(void *context, const struct nef_upload *upload)
     return true;
 }
 
-/* Uploads after the markers; without an upload id marker, all of the key marker's own uploads are skipped. */
+/* Uploads after the markers; without an upload id marker, all of the key marker's own uploads are
+ * skipped. */
 static nef_err read_uploads(struct call *c, struct upload_page *page, const struct nef_id *after_id)
 {
     const struct nef_s3_request *r = &c->request;
@@ -176,7 +179,8 @@ static nef_err read_uploads(struct call *c, struct upload_page *page, const stru
         if (err == NEF_OK)
             err = nef_store_bucket(c->s->store, r->bucket, &c->bucket);
         if (err == NEF_OK)
-            err = nef_store_uploads(c->s->store, &c->bucket, prefix, after, after_id, keep_upload, page);
+            err = nef_store_uploads(c->s->store, &c->bucket, prefix, after, after_id, keep_upload,
+                                    page);
         if (err != NEF_OK)
             return err;
         if (nef_runtime_read_done(c->s->rt, &read) == NEF_OK)

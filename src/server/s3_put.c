@@ -4,9 +4,9 @@
  *   put_body    hashes the body and fills pieces
  *   put_step    after it: verifies, waits for the pieces, proposes the op, answers its outcome
  *
- * A part's upload is looked up before its body is read: unknown ones are refused early, and its checksum
- * algorithm is computed for parts that bring none. Whether it still exists is decided when the op is
- * applied. */
+ * A part's upload is looked up before its body is read: unknown ones are refused early, and its
+ * checksum algorithm is computed for parts that bring none. Whether it still exists is decided when
+ * the op is applied. */
 #include <string.h>
 #include "base/assert.h"
 #include "server/s3_internal.h"
@@ -27,8 +27,8 @@ static nef_err find_upload(struct call *c, enum nef_s3_checksum_kind *out_kind)
 
     if (err != NEF_OK)
         return err;
-    err = nef_store_upload(c->s->store, &c->bucket, c->request.object_key, c->request.object_key_bytes,
-                           &id, &upload);
+    err = nef_store_upload(c->s->store, &c->bucket, c->request.object_key,
+                           c->request.object_key_bytes, &id, &upload);
     if (err == NEF_E_NO_UPLOAD) { /* perhaps made through the other zone a moment ago */
         err = call_gate(c, c->cell, c->tag);
         if (err == NEF_OK)
@@ -112,7 +112,8 @@ enum nef_http_next put_body(struct call *c, const uint8_t *data, size_t bytes, s
             if (err != NEF_OK)
                 return give_up(c, err, false);
         }
-        err = intake_step(c, data + *out_used, bytes - *out_used, room_bytes, &used, &span, &span_bytes);
+        err = intake_step(c, data + *out_used, bytes - *out_used, room_bytes, &used, &span,
+                          &span_bytes);
         if (err != NEF_OK)
             return give_up(c, err, true);
         if (span_bytes > 0) {
@@ -218,7 +219,8 @@ enum nef_http_next put_step(struct call *c)
         c->step = PUT_REFUSED;
         return call_fail_write(c, err);
     case PUT_REFUSED:
-        return atomic_load_explicit(&c->worked, memory_order_acquire) ? NEF_HTTP_ANSWERED : NEF_HTTP_WAIT;
+        return atomic_load_explicit(&c->worked, memory_order_acquire) ? NEF_HTTP_ANSWERED
+                                                                      : NEF_HTTP_WAIT;
     }
     return NEF_HTTP_DROP;
 }

@@ -1,15 +1,13 @@
-/*~ The S3 service: one PUT begins here. nef_s3_service_start opens the listener; on_open, on_begin, on_body and
- * on_end drive each request through its phases:
+/*~ The S3 service: one PUT begins here. nef_s3_service_start opens the listener; on_open, on_begin,
+ * on_body and on_end drive each request through its phases:
  *
- *   AUTH    parse, signature, who may do this            waits only for an unknown user (gate of cell 0)
- *   BUCKET  which bucket                                  waits only for an unknown bucket (gate of cell 0)
- *   START   the operation looks at its request            a part looks for its upload
- *   BODY    the client sends
- *   RUN     the operation's steps, or its worker
- *   DONE    answered
+ *   AUTH    parse, signature, who may do this            waits only for an unknown user (gate of
+ * cell 0) BUCKET  which bucket                                  waits only for an unknown bucket
+ * (gate of cell 0) START   the operation looks at its request            a part looks for its
+ * upload BODY    the client sends RUN     the operation's steps, or its worker DONE    answered
  *
- * "100 Continue" goes to the client between START and BODY, so nobody who isn't allowed to, or writes to a
- * bucket that isn't there, sends a body. */
+ * "100 Continue" goes to the client between START and BODY, so nobody who isn't allowed to, or
+ * writes to a bucket that isn't there, sends a body. */
 #include "server/s3_service.h"
 #include <stdlib.h>
 #include <string.h>
@@ -188,7 +186,8 @@ static enum nef_http_next on_begin(void *context)
     return run(c);
 }
 
-static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes, size_t *out_used)
+static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes,
+                                  size_t *out_used)
 {
     struct call *c = context;
     nef_err err;
@@ -270,14 +269,17 @@ static void *on_open(void *context, struct nef_http_request *http)
         err = NEF_OK;
     }
     if (err == NEF_OK && c->refused) {
-        /* A signature that is wrong in form is told first, but doesn't overwrite why this was refused. */
+        /* A signature that is wrong in form is told first, but doesn't overwrite why this was
+         * refused. */
         struct nef_s3_error why = c->why;
 
-        err = nef_sigv4_parse(&c->wire, s->region, (int64_t)(nef_wall_ms() / 1000), &c->auth, &c->why);
+        err = nef_sigv4_parse(&c->wire, s->region, (int64_t)(nef_wall_ms() / 1000), &c->auth,
+                              &c->why);
         if (err == NEF_OK)
             c->why = why;
     } else if (err == NEF_OK) {
-        err = nef_sigv4_parse(&c->wire, s->region, (int64_t)(nef_wall_ms() / 1000), &c->auth, &c->why);
+        err = nef_sigv4_parse(&c->wire, s->region, (int64_t)(nef_wall_ms() / 1000), &c->auth,
+                              &c->why);
     }
     c->phase_err = err;
     return c;
@@ -331,7 +333,8 @@ nef_err nef_s3_service_start(const struct nef_s3_service_options *options,
     s->request_base = nef_random_u64();
     err = credentials_new(options->root, &s->credentials);
     if (err == NEF_OK)
-        err = nef_workers_new("nef-s3", config->limits.worker_threads, WORKER_QUEUE_MAX, &s->workers);
+        err =
+            nef_workers_new("nef-s3", config->limits.worker_threads, WORKER_QUEUE_MAX, &s->workers);
     if (err != NEF_OK)
         goto fail;
     if (http.threads == 0) {

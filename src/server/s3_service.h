@@ -14,8 +14,8 @@
  *   s3_list.c       listings of objects
  *   s3_bucket.c     buckets
  *
- * PUT, GET, HEAD and DELETE of objects never hold a thread while they wait; everything else runs in the
- * worker pool, whose queue is bounded (503 SlowDown). */
+ * PUT, GET, HEAD and DELETE of objects never hold a thread while they wait; everything else runs in
+ * the worker pool, whose queue is bounded (503 SlowDown). */
 #ifndef NEF_SERVER_S3_SERVICE_H
 #define NEF_SERVER_S3_SERVICE_H
 
@@ -28,7 +28,7 @@
 struct nef_s3_service;
 
 struct nef_s3_service_options {
-    const struct nef_zone_config *config; /* borrowed until stop */
+    const struct nef_zone_config *config;    /* borrowed until stop */
     const struct nef_root_credentials *root; /* copied to locked memory */
     struct nef_runtime *rt;                  /* borrowed until stop */
     struct nef_keys *keys;                   /* borrowed until stop */
@@ -44,9 +44,9 @@ NEF_MUST_CHECK nef_err nef_s3_service_start(const struct nef_s3_service_options 
 uint16_t nef_s3_service_port(const struct nef_s3_service *service);
 uint32_t nef_s3_service_connections(const struct nef_s3_service *service);
 uint32_t nef_s3_service_queue(const struct nef_s3_service *service);
-/* Before nef_runtime_stop, which must go on calling back until this returns: takes no new connections, lets
- * requests end for GRACE_MS, cuts what is left, waits for what the runtime still holds (at most
- * request_hold), frees. NULL is accepted. */
+/* Before nef_runtime_stop, which must go on calling back until this returns: takes no new
+ * connections, lets requests end for GRACE_MS, cuts what is left, waits for what the runtime still
+ * holds (at most request_hold), frees. NULL is accepted. */
 void nef_s3_service_stop(struct nef_s3_service *service, uint32_t grace_ms);
 
 #endif

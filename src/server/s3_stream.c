@@ -1,13 +1,14 @@
 /* An object's or a part's body on its way into the log.
  *
- * Pieces of NEF_PIECE_BYTES are filled in one buffer, sealed under the stream's own DEK straight into a run
- * and proposed; at most NEF_UPLOAD_PIECES_MAX of them have no outcome yet, and the runtime's room bounds all
- * uploads together. Whoever fills gets NEF_E_AGAIN when there is no room, and is woken. A body that is small
- * enough stays in the buffer and becomes part of its op.
+ * Pieces of NEF_PIECE_BYTES are filled in one buffer, sealed under the stream's own DEK straight
+ * into a run and proposed; at most NEF_UPLOAD_PIECES_MAX of them have no outcome yet, and the
+ * runtime's room bounds all uploads together. Whoever fills gets NEF_E_AGAIN when there is no room,
+ * and is woken. A body that is small enough stays in the buffer and becomes part of its op.
  *
- * If pieces were proposed and the op that names them never will be (the client went away, a digest is
- * wrong), a STREAM_ABORT gives their space back. It is proposed only when every piece has an outcome, so
- * that no piece comes after it in the log; and again if its own outcome stays unknown. */
+ * If pieces were proposed and the op that names them never will be (the client went away, a digest
+ * is wrong), a STREAM_ABORT gives their space back. It is proposed only when every piece has an
+ * outcome, so that no piece comes after it in the log; and again if its own outcome stays unknown.
+ */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
@@ -54,7 +55,8 @@ static void on_aborted(void *context, nef_err err, const struct nef_outcome *out
 static void send_abort(struct stream *st)
 {
     struct call *c = st->call;
-    struct nef_op op = {.type = NEF_RECORD_STREAM_ABORT, .stream = st->id, .bucket_key = st->bucket};
+    struct nef_op op = {
+        .type = NEF_RECORD_STREAM_ABORT, .stream = st->id, .bucket_key = st->bucket};
     struct nef_run run = {0};
     nef_err err;
 
@@ -111,8 +113,8 @@ static nef_err send_piece(struct stream *st, bool last)
     if (!nef_runtime_room(c->s->rt, call_woken, c))
         return NEF_E_AGAIN;
     call_disarm(c);
-    err = nef_run_piece(&st->bucket, &st->id, st->dek, st->piece, last, st->tag, st->cell, st->buffer,
-                        st->used, &run);
+    err = nef_run_piece(&st->bucket, &st->id, st->dek, st->piece, last, st->tag, st->cell,
+                        st->buffer, st->used, &run);
     if (err != NEF_OK)
         return err;
     call_ref(c);
@@ -194,7 +196,8 @@ nef_err stream_op(struct stream *st, struct nef_op *op, struct nef_run *out_run)
         cipher = st->buffer;
         cipher_bytes = st->used + NEF_TAG_BYTES;
     }
-    return nef_run_op(st->call->s->keys, op, st->cell, st->dek, st->tag, cipher, cipher_bytes, out_run);
+    return nef_run_op(st->call->s->keys, op, st->cell, st->dek, st->tag, cipher, cipher_bytes,
+                      out_run);
 }
 
 void stream_committed(struct stream *st)

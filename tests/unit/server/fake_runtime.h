@@ -1,21 +1,20 @@
-/* A runtime for tests of the HTTP side: server/runtime.h over real logs and a real store, without replication.
- * One thread appends what is proposed, syncs, applies and calls back. Faults on demand. */
+/* A runtime for tests of the HTTP side: server/runtime.h over real logs and a real store, without
+ * replication. One thread appends what is proposed, syncs, applies and calls back. Faults on
+ * demand. */
 #ifndef NEF_TESTS_FAKE_RUNTIME_H
 #define NEF_TESTS_FAKE_RUNTIME_H
 
 #include "server/runtime.h"
 
 struct fake_options {
-    bool slow_reads;     /* every read has to wait once */
-    uint32_t delay_us;   /* of each batch of proposals */
-    uint32_t room_bytes; /* nef_runtime_room's bound */
+    bool slow_reads;         /* every read has to wait once */
+    uint32_t delay_us;       /* of each batch of proposals */
+    uint32_t room_bytes;     /* nef_runtime_room's bound */
+    char damaged_file[4096]; /* what nef_runtime_repair repairs; "": it can't */
 };
 
-/* The options must be set before nef_runtime_start. */
+/* All but damaged_file must be set before nef_runtime_start. */
 extern struct fake_options fake_options;
 /* Durability as told to clients: 2/2 or 1/2. */
 void fake_set_durability(struct nef_runtime *rt, uint32_t have);
-/* Flip a byte of the log at OFFSET (as damage at rest); nef_runtime_repair puts it back. */
-nef_err fake_damage(struct nef_runtime *rt, uint32_t cell, uint64_t offset);
-
 #endif

@@ -1,6 +1,7 @@
 /* The HTTP side of a zone over the fake runtime, for http_test.py:
  *   fake_zone DIR [slow] [delay=US] [tls]
- * makes DIR's files, listens on free ports and prints one JSON line with them; ends when its input ends. */
+ * makes DIR's files, listens on free ports and prints one JSON line with them; ends when its input
+ * ends. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +37,7 @@ int main(int argc, char **argv)
     struct nef_runtime *rt = NULL;
     struct nef_admin *admin = NULL;
     struct nef_keys *keys = NULL;
-    char key_file[4096], line[64];
+    char key_file[4096], line[4096];
     uint32_t count;
 
     NEF_ASSERT(argc >= 2);
@@ -87,6 +88,9 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof(line), stdin) != NULL) /* commands of the test */
         if (strncmp(line, "durability ", 11) == 0)
             fake_set_durability(rt, (uint32_t)atoi(line + 11));
+        else if (strncmp(line, "damaged ", 8) == 0)
+            (void)snprintf(fake_options.damaged_file, sizeof(fake_options.damaged_file), "%.*s",
+                           (int)strcspn(line + 8, "\n"), line + 8);
     nef_admin_attach(admin, NULL);
     nef_s3_service_stop(s3, 200);
     nef_admin_stop(admin);
