@@ -177,7 +177,7 @@ void nef_op_encode(const struct nef_op *op, struct nef_buf *out)
     case NEF_RECORD_CHECKPOINT_ROWS:
     case NEF_RECORD_SEQUENCE:
     default:
-        NEF_ASSERT(!"an op"); /* the caller's mistake: these have no fields of ours */
+        NEF_ASSERT(nef_record_is_op(op->type) && op->type != NEF_RECORD_SEQUENCE); /* false: no fields */
     }
 }
 
