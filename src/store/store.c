@@ -467,7 +467,8 @@ static nef_err rebuild(struct nef_cell *cell)
 {
     nef_err err;
 
-    nef_trace(NEF_TRACE_WARN, "index_rebuild", "u:cell", (uint64_t)cell->number, NULL);
+    nef_trace(nef_log_end(cell->log) > NEF_SEGMENT_HEADER_BYTES ? NEF_TRACE_WARN : NEF_TRACE_DEBUG,
+              "index_rebuild", "u:cell", (uint64_t)cell->number, NULL);
     NEF_ASSERT(pthread_rwlock_wrlock(&cell->index_lock) == 0);
     atomic_store_explicit(&cell->applied, 0, memory_order_release);
     NEF_ASSERT(pthread_mutex_lock(&cell->lock) == 0);

@@ -145,7 +145,7 @@ void world_close(struct world *w)
 static void append_bytes(struct world *w, uint32_t cell, uint64_t offset, const void *data,
                          uint64_t bytes)
 {
-    for (uint32_t r = 0; r < WORLD_REPLICAS; r++)
+    for (uint32_t r = 0; r < (w->away ? 1 : WORLD_REPLICAS); r++)
         OK(nef_log_append(w->logs[r][cell], offset, data, bytes));
 }
 

@@ -31,6 +31,7 @@ struct world {
     struct nef_log *logs[WORLD_REPLICAS][WORLD_CELLS];
     struct nef_store *stores[WORLD_REPLICAS];
     uint64_t epoch, time_ms, proposer, number, random;
+    bool away; /* replica 1 gets nothing appended */
     /* of the last run that was applied on replica 0 */
     struct nef_outcome outcome;
     uint64_t outcome_number, outcome_end;
