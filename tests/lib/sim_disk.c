@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
+#include "sim_names.h"
 
 #define SECTOR     512u
 #define BLOCK      64u
-#define NAME_BYTES 64u
 
 struct inode {
     struct inode *next;
@@ -15,32 +15,6 @@ struct inode {
     uint64_t bytes, durable_bytes, capacity;
     uint32_t handles;
     bool reachable;
-};
-
-struct entry {
-    char name[NAME_BYTES];
-    struct inode *inode;
-};
-
-struct names {
-    struct entry *at;
-    size_t count, capacity;
-};
-
-enum change_type { CHANGE_CREATE, CHANGE_UNLINK, CHANGE_RENAME };
-
-struct change {
-    enum change_type type;
-    char name[NAME_BYTES], to[NAME_BYTES];
-    struct inode *inode;
-};
-
-struct directory {
-    struct directory *next;
-    char name[NAME_BYTES];
-    struct names now, durable;
-    struct change *changes;
-    size_t change_count, change_capacity;
 };
 
 struct sim_disk {
@@ -83,93 +57,7 @@ static uint64_t below(struct sim_disk *d, uint64_t n)
     return sim_random(&d->random) % n;
 }
 
-static void *grow(void *p, size_t bytes)
-{
-    void *q = realloc(p, bytes);
-
-    NEF_ASSERT(q != NULL);
-    return q;
-}
-
-/* ---- tables of names ---- */
-
-static struct entry *find_name(struct names *n, const char *name)
-{
-    for (size_t i = 0; i < n->count; i++)
-        if (strcmp(n->at[i].name, name) == 0)
-            return &n->at[i];
-    return NULL;
-}
-
-static void set_name(struct names *n, const char *name, struct inode *inode)
-{
-    struct entry *e = find_name(n, name);
-
-    if (e == NULL) {
-        if (n->count == n->capacity) {
-            n->capacity = n->capacity == 0 ? 16 : 2 * n->capacity;
-            n->at = grow(n->at, n->capacity * sizeof(*n->at));
-        }
-        e = &n->at[n->count++];
-        NEF_ASSERT(strlen(name) < NAME_BYTES);
-        strcpy(e->name, name);
-    }
-    e->inode = inode;
-}
-
-static void remove_name(struct names *n, const char *name)
-{
-    struct entry *e = find_name(n, name);
-
-    if (e != NULL)
-        *e = n->at[--n->count];
-}
-
-static void copy_names(struct names *to, const struct names *from)
-{
-    to->count = 0;
-    for (size_t i = 0; i < from->count; i++)
-        set_name(to, from->at[i].name, from->at[i].inode);
-}
-
-static void note_change(struct directory *dir, enum change_type type, const char *name, const char *to,
-                        struct inode *inode)
-{
-    struct change *c;
-
-    if (dir->change_count == dir->change_capacity) {
-        dir->change_capacity = dir->change_capacity == 0 ? 16 : 2 * dir->change_capacity;
-        dir->changes = grow(dir->changes, dir->change_capacity * sizeof(*dir->changes));
-    }
-    c = &dir->changes[dir->change_count++];
-    *c = (struct change){.type = type, .inode = inode};
-    strcpy(c->name, name);
-    if (to != NULL)
-        strcpy(c->to, to);
-}
-
-static void apply_change(struct names *n, const struct change *c)
-{
-    struct entry *e;
-
-    switch (c->type) {
-    case CHANGE_CREATE:
-        set_name(n, c->name, c->inode);
-        break;
-    case CHANGE_UNLINK:
-        remove_name(n, c->name);
-        break;
-    case CHANGE_RENAME:
-        e = find_name(n, c->name);
-        if (e != NULL) {
-            struct inode *inode = e->inode;
-
-            remove_name(n, c->name);
-            set_name(n, c->to, inode);
-        }
-        break;
-    }
-}
+/* ---- inodes ---- */
 
 static void mark_reachable(const struct names *n)
 {
@@ -228,9 +116,9 @@ static nef_err resize(struct sim_disk *d, struct inode *i, uint64_t bytes)
             return NEF_E_NOSPACE;
     }
     if (capacity > i->capacity) {
-        i->cache = grow(i->cache, capacity);
-        i->platter = grow(i->platter, capacity);
-        i->dirty = grow(i->dirty, capacity / SECTOR);
+        i->cache = sim_grow(i->cache, capacity);
+        i->platter = sim_grow(i->platter, capacity);
+        i->dirty = sim_grow(i->dirty, capacity / SECTOR);
         memset(i->cache + i->capacity, 0, capacity - i->capacity);
         memset(i->platter + i->capacity, 0, capacity - i->capacity);
         memset(i->dirty + i->capacity / SECTOR, 0, (capacity - i->capacity) / SECTOR);
@@ -325,9 +213,9 @@ void sim_disk_crash(struct sim_disk *d)
     for (struct directory *dir = d->directories; dir != NULL; dir = dir->next) {
         for (size_t i = 0; i < dir->change_count; i++)
             if (mood == 1 || (mood > 1 && below(d, 2) == 0))
-                apply_change(&dir->durable, &dir->changes[i]);
+                sim_apply_change(&dir->durable, &dir->changes[i]);
         dir->change_count = 0;
-        copy_names(&dir->now, &dir->durable);
+        sim_copy_names(&dir->now, &dir->durable);
     }
     for (struct inode *i = d->inodes; i != NULL; i = i->next)
         if (i->capacity > 0)
@@ -497,7 +385,7 @@ static nef_err sim_open(struct nef_dir *d, const char *name, unsigned flags, str
     if (err != NEF_OK)
         return err;
     NEF_ASSERT(!(flags & NEF_FILE_DIRECT) || (flags & NEF_FILE_READ));
-    e = find_name(&dir->directory->now, name);
+    e = sim_find_name(&dir->directory->now, name);
     if (flags & NEF_FILE_CREATE) {
         if (e != NULL)
             return NEF_E_EXISTS;
@@ -505,8 +393,8 @@ static nef_err sim_open(struct nef_dir *d, const char *name, unsigned flags, str
         NEF_ASSERT(inode != NULL);
         inode->next = disk->inodes;
         disk->inodes = inode;
-        set_name(&dir->directory->now, name, inode);
-        note_change(dir->directory, CHANGE_CREATE, name, NULL, inode);
+        sim_set_name(&dir->directory->now, name, inode);
+        sim_note_change(dir->directory, CHANGE_CREATE, name, NULL, inode);
     } else {
         if (e == NULL)
             return NEF_E_NOT_FOUND;
@@ -530,10 +418,10 @@ static nef_err sim_unlink(struct nef_dir *d, const char *name)
 
     if (err != NEF_OK)
         return err;
-    if (find_name(&dir->directory->now, name) == NULL)
+    if (sim_find_name(&dir->directory->now, name) == NULL)
         return NEF_E_NOT_FOUND;
-    remove_name(&dir->directory->now, name);
-    note_change(dir->directory, CHANGE_UNLINK, name, NULL, NULL);
+    sim_remove_name(&dir->directory->now, name);
+    sim_note_change(dir->directory, CHANGE_UNLINK, name, NULL, NULL);
     return NEF_OK;
 }
 
@@ -544,10 +432,10 @@ static nef_err sim_rename(struct nef_dir *d, const char *from, const char *to)
 
     if (err != NEF_OK)
         return err;
-    if (find_name(&dir->directory->now, from) == NULL)
+    if (sim_find_name(&dir->directory->now, from) == NULL)
         return NEF_E_NOT_FOUND;
-    note_change(dir->directory, CHANGE_RENAME, from, to, NULL);
-    apply_change(&dir->directory->now, &dir->directory->changes[dir->directory->change_count - 1]);
+    sim_note_change(dir->directory, CHANGE_RENAME, from, to, NULL);
+    sim_apply_change(&dir->directory->now, &dir->directory->changes[dir->directory->change_count - 1]);
     return NEF_OK;
 }
 
@@ -558,7 +446,7 @@ static nef_err sim_sync_dir(struct nef_dir *d)
 
     if (err != NEF_OK)
         return err;
-    copy_names(&dir->directory->durable, &dir->directory->now);
+    sim_copy_names(&dir->directory->durable, &dir->directory->now);
     dir->directory->change_count = 0;
     collect(dir->disk);
     return NEF_OK;
@@ -615,7 +503,7 @@ struct nef_dir *sim_disk_dir(struct sim_disk *disk, const char *name)
     struct directory *directory = find_directory(disk, name);
     struct sim_dir *dir = calloc(1, sizeof(*dir));
 
-    NEF_ASSERT(dir != NULL && strlen(name) < NAME_BYTES);
+    NEF_ASSERT(dir != NULL && strlen(name) < SIM_NAME_BYTES);
     if (directory == NULL) {
         directory = calloc(1, sizeof(*directory));
         NEF_ASSERT(directory != NULL);
@@ -695,7 +583,7 @@ static struct inode *durable_inode(struct sim_disk *d, const char *dir, const ch
                                    uint64_t offset, uint64_t bytes)
 {
     struct directory *directory = find_directory(d, dir);
-    struct entry *e = directory == NULL ? NULL : find_name(&directory->durable, file);
+    struct entry *e = directory == NULL ? NULL : sim_find_name(&directory->durable, file);
 
     return e == NULL || offset + bytes > e->inode->bytes ? NULL : e->inode;
 }
@@ -745,10 +633,10 @@ bool sim_disk_remove(struct sim_disk *d, const char *dir, const char *file)
 {
     struct directory *directory = find_directory(d, dir);
 
-    if (directory == NULL || find_name(&directory->durable, file) == NULL)
+    if (directory == NULL || sim_find_name(&directory->durable, file) == NULL)
         return false;
-    remove_name(&directory->durable, file);
-    remove_name(&directory->now, file);
+    sim_remove_name(&directory->durable, file);
+    sim_remove_name(&directory->now, file);
     collect(d);
     return true;
 }
