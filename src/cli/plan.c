@@ -13,6 +13,7 @@
 #include <ctype.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
 #include "server/config.h"
@@ -296,6 +297,7 @@ static void fill_etcd(const struct nef_plan *plan, uint32_t own, char urls[][NEF
     out->tls.ca = borrow(p->ca);
     out->tls.cert = borrow(p->cert);
     out->tls.key = borrow(p->key);
+    free(out->prefix); /* the preset, which is the struct's own */
     out->prefix = prefix;
 }
 
