@@ -1,0 +1,144 @@
+/* Preloaded into the processes of a test's region: a disk that fails, a disk that is slow, a clock that is wrong.
+ *
+ * NEF_FAULTS names a directory. A process is called by its configuration file (zone-a, zone-b, witness); others
+ * aren't touched. What it suffers stands in files there, looked at again every 20 ms:
+ *   NAME.sync    "eio": fdatasync and fsync fail. A number: they take so many microseconds longer.
+ *   NAME.clock   seconds that are added to the system clock (CLOCK_REALTIME, gettimeofday, time). The monotonic
+ *                clocks stay: a step of the wall clock doesn't move them. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static char prefix[512];
+static _Atomic long clock_offset, sync_delay; /* sync_delay -1: fail */
+static _Atomic long long looked_ns;
+
+static long long now_ns(void)
+{
+    struct timespec t;
+
+    syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000ll + t.tv_nsec;
+}
+
+__attribute__((constructor)) static void find_name(void)
+{
+    char line[1024] = "";
+    const char *directory = getenv("NEF_FAULTS"), *name;
+    int fd = open("/proc/self/cmdline", O_RDONLY | O_CLOEXEC);
+    ssize_t bytes = fd >= 0 ? read(fd, line, sizeof(line) - 1) : -1;
+
+    if (fd >= 0)
+        close(fd);
+    for (ssize_t i = 0; i < bytes; i++)
+        if (line[i] == 0)
+            line[i] = ' ';
+    name = strstr(line, "/config/");
+    if (directory == NULL || name == NULL || strstr(line, ".yaml") == NULL)
+        return;
+    name += strlen("/config/");
+    snprintf(prefix, sizeof(prefix), "%s/%.*s", directory, (int)(strstr(name, ".yaml") - name), name);
+}
+
+static long number_of(const char *what)
+{
+    char path[600], text[32] = "";
+    int fd;
+
+    snprintf(path, sizeof(path), "%s.%s", prefix, what);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    if (read(fd, text, sizeof(text) - 1) < 0)
+        text[0] = 0;
+    close(fd);
+    return strncmp(text, "eio", 3) == 0 ? -1 : atol(text);
+}
+
+static void look(void)
+{
+    long long now, last = atomic_load(&looked_ns);
+    int saved = errno;
+
+    if (prefix[0] == 0)
+        return;
+    now = now_ns();
+    if (now - last < 20000000 || !atomic_compare_exchange_strong(&looked_ns, &last, now))
+        return;
+    atomic_store(&clock_offset, number_of("clock"));
+    atomic_store(&sync_delay, number_of("sync"));
+    errno = saved;
+}
+
+static int sync_fault(void)
+{
+    long delay;
+
+    look();
+    delay = atomic_load(&sync_delay);
+    if (delay < 0) {
+        errno = EIO;
+        return -1;
+    }
+    if (delay > 0)
+        usleep((useconds_t)delay);
+    return 0;
+}
+
+int fdatasync(int fd)
+{
+    return sync_fault() != 0 ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd)
+{
+    return sync_fault() != 0 ? -1 : (int)syscall(SYS_fsync, fd);
+}
+
+int clock_gettime(clockid_t id, struct timespec *t)
+{
+    static int (*real)(clockid_t, struct timespec *);
+    int result;
+
+    if (real == NULL)
+        real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    result = real(id, t);
+    if (result == 0 && (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE)) {
+        look();
+        t->tv_sec += atomic_load(&clock_offset);
+    }
+    return result;
+}
+
+int gettimeofday(struct timeval *restrict tv, void *restrict zone)
+{
+    struct timespec t;
+
+    (void)zone;
+    if (clock_gettime(CLOCK_REALTIME, &t) != 0)
+        return -1;
+    tv->tv_sec = t.tv_sec;
+    tv->tv_usec = t.tv_nsec / 1000;
+    return 0;
+}
+
+time_t time(time_t *out)
+{
+    struct timespec t;
+
+    if (clock_gettime(CLOCK_REALTIME, &t) != 0)
+        return (time_t)-1;
+    if (out != NULL)
+        *out = t.tv_sec;
+    return t.tv_sec;
+}
