@@ -303,8 +303,7 @@ static enum MHD_Result on_end(struct nef_http_request *r)
     case NEF_HTTP_WAIT:
         return park(r) ? MHD_YES : MHD_NO;
     case NEF_HTTP_GO:
-        NEF_ASSERT(!"end must answer, wait or drop");
-        break;
+        nef_assert_fail(__FILE__, __LINE__, "end must answer, wait or drop");
     case NEF_HTTP_DROP:
         break;
     }
@@ -488,7 +487,7 @@ static nef_err open_socket(const struct nef_host_port *listen_at, int *out_fd, u
         goto out;
     }
     /* sin_port and sin6_port stand at the same place. */
-    *out_port = (uint16_t)((const uint8_t *)&bound)[2] << 8 | ((const uint8_t *)&bound)[3];
+    *out_port = (uint16_t)(((const uint8_t *)&bound)[2] << 8 | ((const uint8_t *)&bound)[3]);
     *out_fd = fd;
     fd = -1;
 out:
