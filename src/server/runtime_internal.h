@@ -137,7 +137,7 @@ struct link {
     uint64_t nonce;      /* pairs ctl and bulk */
     bool have[CONN_KINDS];
     bool up;             /* both there, PEER_UP posted */
-    bool broken;         /* to be torn down */
+    _Atomic bool broken; /* to be torn down; written under lock, read by the connections without */
     struct conn conns[CONN_KINDS];
     struct frame *first[CONN_KINDS], *last[CONN_KINDS];
     uint64_t queued_bytes[CONN_KINDS];
