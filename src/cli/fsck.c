@@ -53,11 +53,7 @@ static int check(const struct nef_zone_config *configs, uint32_t count, bool reb
         return 2;
     }
     options.keys = keys;
-#ifdef NEF_HAVE_FSCK
     status = nef_fsck(&options);
-#else
-    status = 2;
-#endif
     nef_keys_close(keys);
     if (status == 2)
         (void)nef_complain("fsck", "it could not run to its end; is the region down?");
