@@ -299,12 +299,11 @@ static nef_err outcome_put(struct nef_cell *cell, uint64_t proposer, const struc
 static nef_err segment_totals(struct nef_cell *cell, const struct run *run)
 {
     for (uint32_t i = 0; i < run->count; i++) {
-        struct nef_segment_count *s = nef_segment_at(cell, run->records[i].offset);
+        struct nef_segment_count *s = nef_counts_change(cell, run->records[i].offset);
 
         if (s == NULL)
             return NEF_E_NOMEM;
         s->row.total += nef_record_bytes(run->records[i].body_bytes);
-        s->dirty = true;
     }
     return NEF_OK;
 }
@@ -355,13 +354,16 @@ static nef_err batch_state_rows(struct nef_cell *cell)
     struct nef_row_key k;
     nef_err err = NEF_OK;
 
-    for (uint32_t i = 0; err == NEF_OK && i < cell->segment_count; i++) {
-        if (!cell->segments[i].dirty)
-            continue;
-        nef_key_u64(&k, 'L', cell->segments[i].segment);
-        nef_row_segment_put(&cell->row, &cell->segments[i].row);
+    for (uint32_t i = 0; err == NEF_OK && i < cell->dirty_count; i++) {
+        uint32_t at;
+        struct nef_segment_count *s = nef_counts_find(cell, cell->dirty[i], &at);
+
+        if (s == NULL)
+            continue; /* dropped in this batch */
+        nef_key_u64(&k, 'L', s->segment);
+        nef_row_segment_put(&cell->row, &s->row);
         err = nef_batch_put(cell, &k, &cell->row);
-        cell->segments[i].dirty = false;
+        s->dirty = false;
     }
     if (err == NEF_OK && cell->totals_dirty) {
         nef_key_kind(&k, 'T');
@@ -389,6 +391,7 @@ static void batch_clear(struct nef_cell *cell)
     cell->note_count = 0;
     cell->forget_count = 0;
     cell->erase_count = 0;
+    cell->dirty_count = 0;
 }
 
 /* A deleted bucket's key goes when no cell has the bucket any more: one that lags may still have to open

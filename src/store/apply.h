@@ -30,8 +30,11 @@ NEF_MUST_CHECK nef_err nef_batch_commit(struct nef_cell *cell);
 
 /* ---- apply_space.c: streams, pieces, segments ---- */
 
-/* Counters of the segment that holds OFFSET; made if it has none. NULL: out of memory. */
-struct nef_segment_count *nef_segment_at(struct nef_cell *cell, uint64_t offset);
+/* Counters of the segment that holds OFFSET, to be changed: made if it has none, and its row goes into the
+ * batch. NULL: out of memory. Valid until the next call. */
+struct nef_segment_count *nef_counts_change(struct nef_cell *cell, uint64_t offset);
+/* NULL: it has none; then *out_at is where it would stand. */
+struct nef_segment_count *nef_counts_find(struct nef_cell *cell, uint64_t segment, uint32_t *out_at);
 uint32_t nef_pieces_of(uint64_t size);
 NEF_MUST_CHECK nef_err nef_apply_data(struct nef_cell *cell, const struct nef_record *record,
                                       bool duplicate);

@@ -41,11 +41,9 @@ void nef_batch_delete(struct nef_cell *cell, const struct nef_row_key *k)
 
 /* ---- segments ---- */
 
-struct nef_segment_count *nef_segment_at(struct nef_cell *cell, uint64_t offset)
+struct nef_segment_count *nef_counts_find(struct nef_cell *cell, uint64_t segment, uint32_t *out_at)
 {
-    uint64_t segment = offset / cell->store->options.segment_bytes;
     uint32_t low = 0, high = cell->segment_count;
-    struct nef_segment_count *s;
 
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
@@ -55,32 +53,61 @@ struct nef_segment_count *nef_segment_at(struct nef_cell *cell, uint64_t offset)
         else
             high = middle;
     }
-    if (low < cell->segment_count && cell->segments[low].segment == segment)
-        return &cell->segments[low];
-    if (cell->segment_count == cell->segment_capacity) {
-        uint32_t capacity = cell->segment_capacity == 0 ? 64 : cell->segment_capacity * 2;
+    *out_at = low;
+    return low < cell->segment_count && cell->segments[low].segment == segment ? &cell->segments[low]
+                                                                               : NULL;
+}
 
-        s = realloc(cell->segments, capacity * sizeof *s);
-        if (s == NULL)
-            return NULL;
-        cell->segments = s;
-        cell->segment_capacity = capacity;
+/* Remember that the segment's row must go into the batch. */
+static bool segment_dirty(struct nef_cell *cell, struct nef_segment_count *s)
+{
+    if (s->dirty)
+        return true;
+    if (cell->dirty_count == cell->dirty_capacity) {
+        uint32_t capacity = cell->dirty_capacity == 0 ? 64 : cell->dirty_capacity * 2;
+        uint64_t *dirty = realloc(cell->dirty, capacity * sizeof *dirty);
+
+        if (dirty == NULL)
+            return false;
+        cell->dirty = dirty;
+        cell->dirty_capacity = capacity;
     }
-    s = &cell->segments[low];
-    memmove(s + 1, s, (cell->segment_count - low) * sizeof *s);
-    *s = (struct nef_segment_count){.segment = segment, .dirty = true};
-    cell->segment_count++;
-    return s;
+    cell->dirty[cell->dirty_count++] = s->segment;
+    s->dirty = true;
+    return true;
+}
+
+struct nef_segment_count *nef_counts_change(struct nef_cell *cell, uint64_t offset)
+{
+    uint64_t segment = offset / cell->store->options.segment_bytes;
+    uint32_t at;
+    struct nef_segment_count *s = nef_counts_find(cell, segment, &at);
+
+    if (s == NULL) {
+        if (cell->segment_count == cell->segment_capacity) {
+            uint32_t capacity = cell->segment_capacity == 0 ? 64 : cell->segment_capacity * 2;
+
+            s = realloc(cell->segments, capacity * sizeof *s);
+            if (s == NULL)
+                return NULL;
+            cell->segments = s;
+            cell->segment_capacity = capacity;
+        }
+        s = &cell->segments[at];
+        memmove(s + 1, s, (cell->segment_count - at) * sizeof *s);
+        *s = (struct nef_segment_count){.segment = segment};
+        cell->segment_count++;
+    }
+    return segment_dirty(cell, s) ? s : NULL;
 }
 
 static nef_err live_add(struct nef_cell *cell, const struct nef_row_piece *piece)
 {
-    struct nef_segment_count *s = nef_segment_at(cell, piece->record);
+    struct nef_segment_count *s = nef_counts_change(cell, piece->record);
 
     if (s == NULL)
         return NEF_E_NOMEM;
     s->row.live += nef_row_piece_record_bytes(piece);
-    s->dirty = true;
     return NEF_OK;
 }
 
@@ -100,7 +127,7 @@ static nef_err dead_put(struct nef_cell *cell, uint64_t offset, const struct nef
 static nef_err live_remove(struct nef_cell *cell, const struct nef_id *stream, uint32_t number,
                            const struct nef_row_piece *piece, uint64_t time_ms)
 {
-    struct nef_segment_count *s = nef_segment_at(cell, piece->record);
+    struct nef_segment_count *s = nef_counts_change(cell, piece->record);
     uint64_t bytes = nef_row_piece_record_bytes(piece);
 
     if (s == NULL)
@@ -108,7 +135,6 @@ static nef_err live_remove(struct nef_cell *cell, const struct nef_id *stream, u
     if (s->row.live < bytes)
         return NEF_E_CORRUPT; /* the index contradicts itself: rebuild it */
     s->row.live -= bytes;
-    s->dirty = true;
     if (nef_row_piece_is_data(piece))
         return dead_put(cell, piece->record, stream, number, piece->cipher_bytes, time_ms);
     if (s->row.dead_ms == 0 || time_ms < s->row.dead_ms)
@@ -482,13 +508,12 @@ nef_err nef_apply_drop(struct nef_apply *a, nef_err *out_code)
     for (uint32_t i = 0; i < a->op.u.list.count; i++) {
         uint64_t segment = nef_op_item_u64(&a->op, i);
         struct nef_row_key k;
-        uint32_t at = 0;
+        uint32_t at;
+        const struct nef_segment_count *s = nef_counts_find(cell, segment, &at);
         nef_err err;
 
-        while (at < cell->segment_count && cell->segments[at].segment != segment)
-            at++;
         /* Decided again here, in log order: something may have been moved into it since it was proposed. */
-        if (at == cell->segment_count || segment >= limit || cell->segments[at].row.live != 0 ||
+        if (s == NULL || segment >= limit || s->row.live != 0 ||
             nef_id_is_zero(&cell->checkpoint.complete))
             continue;
         err = drop_dead_rows(cell, segment);

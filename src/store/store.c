@@ -15,6 +15,9 @@
 #include "store/store_internal.h"
 
 #define ERASE_SWEEP_ROWS 1024u
+/* Sums over all segments of a large cell aren't made anew after every small batch. */
+#define STATS_EXACT_SEGMENTS 256u
+#define STATS_SKIP_MAX       256u
 #define CHUNK_BYTES      (NEF_RECORD_HEADER_BYTES + NEF_RECORD_BODY_MAX + 4096u)
 
 /* ---- reading ---- */
@@ -250,6 +253,8 @@ nef_err nef_cell_load(struct nef_cell *cell)
     nef_err err = load_state_rows(cell);
 
     cell->segment_count = 0;
+    cell->dirty_count = 0;
+    cell->stats_skipped = STATS_SKIP_MAX;
     cell->bucket_count = cell->user_count = 0;
     if (err == NEF_OK)
         err = each_row(cell, 'L', load_segment, cell);
@@ -268,26 +273,30 @@ nef_err nef_cell_load(struct nef_cell *cell)
 
 void nef_cell_stats_update(struct nef_cell *cell)
 {
-    struct nef_store_cell_stats s = {.objects = cell->totals.objects,
-                                     .streams_open = cell->totals.streams,
-                                     .segments = cell->segment_count,
-                                     .checkpoint_offset = cell->checkpoint.begin};
+    uint64_t segment_bytes = cell->store->options.segment_bytes, dead_ms = 0, live = 0, log = 0;
+    bool sums = cell->segment_count <= STATS_EXACT_SEGMENTS ||
+                ++cell->stats_skipped > STATS_SKIP_MAX;
 
-    uint64_t segment_bytes = cell->store->options.segment_bytes, dead_ms = 0;
-
-    for (uint32_t i = 0; i < cell->segment_count; i++) {
+    for (uint32_t i = 0; sums && i < cell->segment_count; i++) {
         const struct nef_segment_count *c = &cell->segments[i];
 
-        s.bytes_live += c->row.live;
-        s.bytes_log += c->row.total;
+        live += c->row.live;
+        log += c->row.total;
         if (c->row.dead_ms != 0 && c->segment >= cell->checkpoint.begin / segment_bytes &&
-            c->segment < cell->at.offset / segment_bytes &&
-            (dead_ms == 0 || c->row.dead_ms < dead_ms))
+            c->segment < cell->at.offset / segment_bytes && (dead_ms == 0 || c->row.dead_ms < dead_ms))
             dead_ms = c->row.dead_ms;
     }
     NEF_ASSERT(pthread_mutex_lock(&cell->lock) == 0);
-    cell->stats = s;
-    cell->dead_ms = dead_ms;
+    cell->stats.objects = cell->totals.objects;
+    cell->stats.streams_open = cell->totals.streams;
+    cell->stats.segments = cell->segment_count;
+    cell->stats.checkpoint_offset = cell->checkpoint.begin;
+    if (sums) {
+        cell->stats.bytes_live = live;
+        cell->stats.bytes_log = log;
+        cell->dead_ms = dead_ms;
+        cell->stats_skipped = 0;
+    }
     NEF_ASSERT(pthread_mutex_unlock(&cell->lock) == 0);
 }
 
@@ -554,6 +563,7 @@ static void cell_close(struct nef_cell *cell)
     free(cell->erase);
     free(cell->outcomes_memory);
     free(cell->segments);
+    free(cell->dirty);
     free(cell->path);
     nef_buf_free(&cell->value);
     nef_buf_free(&cell->value2);

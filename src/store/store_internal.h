@@ -23,7 +23,7 @@
 struct nef_segment_count {
     uint64_t segment;
     struct nef_row_segment row;
-    bool dirty; /* row differs from the batch's */
+    bool dirty; /* it is in cell->dirty */
 };
 
 /* A body that compaction copies. from: where X named it; to: where the copy was applied (0: not yet). */
@@ -70,6 +70,9 @@ struct nef_cell {
     struct nef_outcomes *outcomes;
     struct nef_segment_count *segments; /* ascending by segment */
     uint32_t segment_count, segment_capacity;
+    uint64_t *dirty; /* numbers of the segments whose counters changed in this batch */
+    uint32_t dirty_count, dirty_capacity;
+    uint32_t stats_skipped;
     struct nef_applied_note *notes; /* NEF_BATCH_RUNS_MAX */
     uint32_t note_count;
     struct nef_id *forget; /* bucket keys to forget once the batch is written */
