@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/trace.h"
 #include "cli/cli.h"
 #include "crypto/crypto.h"
 
@@ -53,6 +54,7 @@ static int check(const struct nef_zone_config *configs, uint32_t count, bool reb
         return 2;
     }
     options.keys = keys;
+    nef_trace_setup(2, "fsck", NEF_TRACE_ERROR); /* what it finds is reported, not traced */
     status = nef_fsck(&options);
     nef_keys_close(keys);
     if (status == 2)
