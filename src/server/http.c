@@ -375,6 +375,40 @@ void nef_http_answer(struct nef_http_request *r, unsigned status, void *data, si
     set_response(r, status, response);
 }
 
+struct tracked {
+    void *data;
+    void (*done)(void *context);
+    void *context;
+};
+
+static void free_tracked(void *context)
+{
+    struct tracked *t = context;
+
+    free(t->data);
+    t->done(t->context);
+    free(t);
+}
+
+void nef_http_answer_tracked(struct nef_http_request *r, unsigned status, void *data, size_t bytes,
+                             void (*done)(void *context), void *context)
+{
+    struct tracked *t = malloc(sizeof(*t));
+    struct MHD_Response *response = NULL;
+
+    if (t == NULL) {
+        free(data);
+        done(context);
+    } else {
+        *t = (struct tracked){data, done, context};
+        response =
+            MHD_create_response_from_buffer_with_free_callback_cls(bytes, data, free_tracked, t);
+        if (response == NULL)
+            free_tracked(t);
+    }
+    set_response(r, status, response);
+}
+
 static ssize_t never_read(void *context, uint64_t at, char *out, size_t max)
 {
     (void)context;
@@ -400,8 +434,8 @@ static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
         return (ssize_t)bytes;
     if (bytes == 0 && park(r))
         return 0;
-    /* The library marks the connection closed but, with epoll, looks at it again only when something
-     * happens on its socket. */
+    /* The library marks the connection closed but, with epoll, looks at it again only when
+     * something happens on its socket. */
     info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info != NULL)
         (void)shutdown(info->connect_fd, SHUT_RDWR);

@@ -96,6 +96,9 @@ void nef_http_wake(struct nef_http_request *r);
 
 /* Takes data (malloc'd, may be NULL) in every case. */
 void nef_http_answer(struct nef_http_request *r, unsigned status, void *data, size_t bytes);
+/* The same; `done` is called once, when data is no longer needed (then it has been freed). */
+void nef_http_answer_tracked(struct nef_http_request *r, unsigned status, void *data, size_t bytes,
+                             void (*done)(void *context), void *context);
 /* HEAD: Content-Length without a body. */
 void nef_http_answer_head(struct nef_http_request *r, unsigned status, uint64_t bytes);
 /* BYTES bytes from `read`, which is called in the listener's thread: > 0 bytes written to out, 0:

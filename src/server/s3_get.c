@@ -16,7 +16,7 @@
 #include "base/trace.h"
 #include "server/s3_internal.h"
 
-#define STREAMS_MAX 256u /* answers streamed at once; each holds some 2 MiB */
+#define STREAMS_MAX 128u /* large answers at once, read or streamed: each holds up to 2 MiB */
 #define REPAIRS_MAX 8u   /* of one answer: more means a disk that is dying */
 
 enum get_step {
@@ -35,6 +35,19 @@ void get_end(struct call *c)
     if (c->counted_stream)
         atomic_fetch_sub(&c->s->streams, 1);
     c->counted_stream = false;
+}
+
+/* Large answers are counted from here to get_end: clients that read slowly hold their memory. */
+static bool count_stream(struct call *c)
+{
+    if (c->counted_stream)
+        return true;
+    if (atomic_fetch_add(&c->s->streams, 1) >= STREAMS_MAX) {
+        atomic_fetch_sub(&c->s->streams, 1);
+        return false;
+    }
+    c->counted_stream = true;
+    return true;
 }
 
 /* ---- headers ---- */
@@ -118,9 +131,11 @@ static const struct nef_object_part *part_of(const struct call *c)
 static void object_headers(struct call *c)
 {
     const struct nef_object *o = c->object;
-    const struct nef_object_part *part = part_of(c);
+    const struct nef_object_part *part = o == NULL ? NULL : part_of(c);
     char text[96];
 
+    if (o == NULL)
+        return; /* no memory for the answer: it was given up already, the connection is dropped */
     call_header_etag(c, o->etag);
     nef_s3_date_http((int64_t)(o->modified_ms / 1000), text);
     call_header(c, "Last-Modified", text);
@@ -206,7 +221,8 @@ static int64_t stream_read(void *context, uint8_t *out, size_t max)
     return (int64_t)bytes;
 }
 
-static void stream_done(void *context)
+/* A large answer left memory. */
+static void large_done(void *context)
 {
     struct call *c = context;
 
@@ -216,18 +232,15 @@ static void stream_done(void *context)
 
 static enum nef_http_next answer_stream(struct call *c)
 {
-    struct nef_http_stream stream = {.read = stream_read, .done = stream_done, .context = c};
+    struct nef_http_stream stream = {.read = stream_read, .done = large_done, .context = c};
     nef_err err;
 
-    if (atomic_fetch_add(&c->s->streams, 1) >= STREAMS_MAX) {
-        atomic_fetch_sub(&c->s->streams, 1);
+    if (!count_stream(c))
         return call_refuse(c, NEF_S3_SLOW_DOWN, NULL);
-    }
-    c->counted_stream = true;
     err = nef_body_open(c->s->store, c->object, c->range.first, c->range.bytes, &c->body);
     if (err != NEF_OK)
         return call_fail(c, err);
-    call_ref(c); /* the stream's, until stream_done */
+    call_ref(c); /* the stream's, until large_done */
     c->status = c->range.partial ? 206 : 200;
     nef_http_answer_stream(c->http, c->status, c->range.bytes, &stream);
     call_header(c, "x-amz-request-id", c->id);
@@ -267,9 +280,13 @@ static enum nef_http_next find(struct call *c);
 
 static enum nef_http_next read_and_answer(struct call *c)
 {
+    bool large = c->range.bytes > NEF_INLINE_BYTES_MAX;
     uint8_t *data = NULL;
-    nef_err err = read_small(c, &data);
+    nef_err err;
 
+    if (large && !count_stream(c))
+        return call_refuse(c, NEF_S3_SLOW_DOWN, NULL);
+    err = read_small(c, &data);
     if (err == NEF_E_CORRUPT && begin_repair(c)) {
         c->step = GET_REPAIR;
         return call_submit(c, repair_work);
@@ -283,7 +300,16 @@ static enum nef_http_next read_and_answer(struct call *c)
     }
     if (err != NEF_OK)
         return call_fail(c, err == NEF_E_CORRUPT ? NEF_E_DAMAGED : err);
-    (void)call_answer_bytes(c, c->range.partial ? 206 : 200, data, (size_t)c->range.bytes);
+    c->status = c->range.partial ? 206 : 200;
+    c->bytes_out = c->range.bytes;
+    if (large) {
+        call_ref(c);
+        nef_http_answer_tracked(c->http, c->status, data, (size_t)c->range.bytes, large_done, c);
+    } else {
+        nef_http_answer(c->http, c->status, data, (size_t)c->range.bytes);
+    }
+    call_header(c, "x-amz-request-id", c->id);
+    call_header(c, "x-amz-id-2", c->s->host_id);
     object_headers(c);
     return NEF_HTTP_ANSWERED;
 }

@@ -49,7 +49,13 @@ struct nef_s3_service {
     uint64_t request_base;
     atomic_uint_fast64_t request_count;
     atomic_uint streams; /* answers being streamed: bounded memory */
-    atomic_uint calls;   /* alive */
+    struct {
+        pthread_mutex_t lock;
+        uint64_t bytes;            /* of pieces being filled, of all uploads */
+        struct call *first, *last; /* who waits for some, in order; one reference each */
+        bool closed;
+    } buffers;
+    atomic_uint calls; /* alive */
     atomic_bool stopping;
 };
 
@@ -135,6 +141,8 @@ struct call {
     struct nef_outcome outcome;
     pthread_mutex_t lock; /* for workers that wait: with cond, changed */
     pthread_cond_t cond;
+    struct call *buffer_next; /* under s->buffers.lock, with the next */
+    bool buffer_waiting;
     bool blocking;    /* under lock: a worker waits on cond for callbacks of the stream */
     uint64_t notices; /* under lock */
 
@@ -268,6 +276,8 @@ void stream_filled(struct stream *st, uint32_t bytes);
 /* All bytes are in: propose what is left. NEF_E_AGAIN: not yet; NEF_OK: every piece is committed.
  */
 NEF_MUST_CHECK nef_err stream_finish(struct stream *st);
+/* No upload waits for memory any more: the service stops. */
+void stream_close_buffers(struct nef_s3_service *s);
 /* True if the body is small enough to lie in its op. */
 bool stream_is_inline(const struct stream *st);
 /* Build the run of the op that ends the stream, inline body included. */

@@ -234,7 +234,10 @@ static void on_closed(void *context, bool complete)
     struct call *c = context;
 
     call_log(c, complete);
-    stream_end(&c->stream); /* a client that went away in the middle: its pieces are given up */
+    /* A client that went away in the middle: its pieces are given up. The stream of a copy is its
+     * worker's, which may still be at it when the listener stops. */
+    if (operations[c->request.op].body == BODY_OBJECT)
+        stream_end(&c->stream);
     call_unref(c);
 }
 
@@ -302,6 +305,7 @@ static void free_service(struct nef_s3_service *s)
 {
     nef_workers_free(s->workers);
     credentials_free(s->credentials);
+    (void)pthread_mutex_destroy(&s->buffers.lock);
     free(s);
 }
 
@@ -331,6 +335,7 @@ nef_err nef_s3_service_start(const struct nef_s3_service_options *options,
     nef_random(host, sizeof(host));
     nef_base64(host, sizeof(host), s->host_id);
     s->request_base = nef_random_u64();
+    (void)pthread_mutex_init(&s->buffers.lock, NULL);
     err = credentials_new(options->root, &s->credentials);
     if (err == NEF_OK)
         err =
@@ -382,6 +387,7 @@ void nef_s3_service_stop(struct nef_s3_service *s, uint32_t grace_ms)
     atomic_store(&s->stopping, true);
     while (atomic_load(&s->calls) > 0 && nef_now_ms() < until)
         (void)usleep(STOP_POLL_US);
+    stream_close_buffers(s); /* who waits for memory is parked, and would hold up the listener */
     nef_http_stop(s->http);
     nef_workers_stop(s->workers);
     while (atomic_load(&s->calls) > 0) /* the runtime still owes callbacks */

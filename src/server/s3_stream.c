@@ -2,8 +2,10 @@
  *
  * Pieces of NEF_PIECE_BYTES are filled in one buffer, sealed under the stream's own DEK straight
  * into a run and proposed; at most NEF_UPLOAD_PIECES_MAX of them have no outcome yet, and the
- * runtime's room bounds all uploads together. Whoever fills gets NEF_E_AGAIN when there is no room,
- * and is woken. A body that is small enough stays in the buffer and becomes part of its op.
+ * runtime's room bounds all uploads together. The buffers themselves come out of one budget: who
+ * finds it spent waits in line, so any number of connections may upload. Whoever fills gets
+ * NEF_E_AGAIN when there is no room, and is woken. A body that is small enough stays in the buffer
+ * and becomes part of its op.
  *
  * If pieces were proposed and the op that names them never will be (the client went away, a digest
  * is wrong), a STREAM_ABORT gives their space back. It is proposed only when every piece has an
@@ -15,7 +17,9 @@
 #include "base/trace.h"
 #include "server/s3_internal.h"
 
-#define ABORT_TRIES_MAX 24u /* each is held for request_hold: some minutes of an outage */
+/* Of all uploads' buffers together. Pieces that were proposed are counted by the runtime. */
+#define BUFFER_BYTES_MAX (64u << 20)
+#define ABORT_TRIES_MAX  24u /* each is held for request_hold: some minutes of an outage */
 
 nef_err stream_begin(struct call *c, struct stream *st, uint64_t size)
 {
@@ -131,18 +135,112 @@ static nef_err send_piece(struct stream *st, bool last)
     return NEF_OK;
 }
 
+/* ---- buffers ---- */
+
+/* Under the lock: takes the first in line out if there may be something for it. The caller wakes
+ * it. */
+static struct call *next_waiting(struct nef_s3_service *s, bool closing)
+{
+    struct call *c = s->buffers.first;
+
+    if (c == NULL || (!closing && s->buffers.bytes >= BUFFER_BYTES_MAX))
+        return NULL;
+    s->buffers.first = c->buffer_next;
+    if (s->buffers.first == NULL)
+        s->buffers.last = NULL;
+    c->buffer_waiting = false;
+    return c;
+}
+
+static void wake(struct call *c)
+{
+    if (c == NULL)
+        return;
+    call_notify(c);
+    call_unref(c);
+}
+
+/* NEF_E_AGAIN: in line; a wake comes. Whoever gets something wakes the next: there may be more. */
+static nef_err take_buffer(struct stream *st, uint32_t capacity)
+{
+    struct nef_s3_service *s = st->call->s;
+    struct call *c = st->call, *next = NULL;
+    nef_err err = NEF_OK;
+
+    (void)pthread_mutex_lock(&s->buffers.lock);
+    if (s->buffers.closed) {
+        err = NEF_E_CLOSED;
+    } else if (c->buffer_waiting) {
+        err = NEF_E_AGAIN;
+    } else if (s->buffers.bytes + capacity > BUFFER_BYTES_MAX) {
+        call_ref(c);
+        c->buffer_waiting = true;
+        c->buffer_next = NULL;
+        if (s->buffers.last != NULL)
+            s->buffers.last->buffer_next = c;
+        else
+            s->buffers.first = c;
+        s->buffers.last = c;
+        err = NEF_E_AGAIN;
+    } else {
+        s->buffers.bytes += capacity;
+        next = next_waiting(s, false);
+    }
+    (void)pthread_mutex_unlock(&s->buffers.lock);
+    wake(next);
+    if (err != NEF_OK)
+        return err;
+    st->buffer = malloc(capacity + NEF_TAG_BYTES); /* an inline body is sealed in place */
+    st->capacity = capacity;
+    return NEF_OK;
+}
+
+/* Also without a buffer: who was woken and has no use for it any more passes the wake on. */
+static void free_buffer(struct stream *st)
+{
+    struct nef_s3_service *s = st->call->s;
+    struct call *next;
+
+    if (st->buffer != NULL)
+        nef_wipe(st->buffer, st->capacity);
+    free(st->buffer);
+    st->buffer = NULL;
+    (void)pthread_mutex_lock(&s->buffers.lock);
+    s->buffers.bytes -= st->capacity;
+    next = next_waiting(s, false);
+    (void)pthread_mutex_unlock(&s->buffers.lock);
+    st->capacity = st->used = 0;
+    wake(next);
+}
+
+void stream_close_buffers(struct nef_s3_service *s)
+{
+    for (;;) {
+        struct call *c;
+
+        (void)pthread_mutex_lock(&s->buffers.lock);
+        s->buffers.closed = true;
+        c = next_waiting(s, true);
+        (void)pthread_mutex_unlock(&s->buffers.lock);
+        if (c == NULL)
+            return;
+        wake(c);
+    }
+}
+
 nef_err stream_room(struct stream *st, uint8_t **out, uint32_t *out_bytes)
 {
     uint64_t filled = (uint64_t)st->piece * NEF_PIECE_BYTES + st->used;
     nef_err err;
 
     NEF_ASSERT(st->open && filled < st->size);
-    if (st->buffer == NULL) {
-        st->capacity = (uint32_t)NEF_MIN(st->size, NEF_PIECE_BYTES);
-        st->buffer = malloc(st->capacity + NEF_TAG_BYTES); /* an inline body is sealed in place */
-        if (st->buffer == NULL)
-            return NEF_E_NOMEM;
+    if (st->capacity == 0) {
+        err = take_buffer(st, (uint32_t)NEF_MIN(st->size, NEF_PIECE_BYTES));
+        if (err != NEF_OK)
+            return err;
     }
+    if (st->buffer == NULL)
+        return NEF_E_NOMEM;
     if (st->used == st->capacity) {
         err = send_piece(st, false);
         if (err != NEF_OK)
@@ -157,15 +255,6 @@ void stream_filled(struct stream *st, uint32_t bytes)
 {
     NEF_ASSERT(bytes <= st->capacity - st->used);
     st->used += bytes;
-}
-
-static void free_buffer(struct stream *st)
-{
-    if (st->buffer != NULL)
-        nef_wipe(st->buffer, st->capacity);
-    free(st->buffer);
-    st->buffer = NULL;
-    st->capacity = st->used = 0;
 }
 
 nef_err stream_finish(struct stream *st)
@@ -220,7 +309,5 @@ void stream_end(struct stream *st)
 
 void stream_free(struct stream *st)
 {
-    NEF_ASSERT(!st->open || st->call == NULL || !st->proposed || st->committed);
-    free_buffer(st);
-    nef_wipe(st->dek, sizeof(st->dek));
+    NEF_ASSERT(!st->open); /* stream_end came, at the latest when the connection was closed */
 }

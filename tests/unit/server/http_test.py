@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -779,6 +780,38 @@ class Damage(Base):
             a.close()
 
 
+class Tls(unittest.TestCase):
+    def test_versions(self):
+        with tempfile.TemporaryDirectory() as d:
+            cert, key = os.path.join(d, 'cert'), os.path.join(d, 'key')
+            subprocess.run(['openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert,
+                            '-days', '2', '-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1'],
+                           check=True, capture_output=True)
+            zone = Zone(f'tls={cert},{key}')
+            try:
+                for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+                    context = ssl.create_default_context(cafile=cert)
+                    context.minimum_version = context.maximum_version = version
+                    c = http.client.HTTPSConnection('127.0.0.1', zone.port, context=context, timeout=10)
+                    c.request('GET', '/')
+                    self.assertEqual(c.getresponse().status, 403)
+                context = ssl.create_default_context(cafile=cert)
+                context.set_ciphers('ALL:@SECLEVEL=0')
+                context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+                with self.assertRaises(OSError):
+                    http.client.HTTPSConnection('127.0.0.1', zone.port, context=context, timeout=10).request('GET', '/')
+                s3 = boto3.client('s3', endpoint_url=f'https://127.0.0.1:{zone.port}', region_name=REGION,
+                                  verify=cert, aws_access_key_id=zone.info['access_key'],
+                                  aws_secret_access_key=zone.info['secret_key'],
+                                  config=Config(s3={'addressing_style': 'path'}))
+                s3.create_bucket(Bucket='tls-bucket', CreateBucketConfiguration={'LocationConstraint': REGION})
+                data = random_bytes(3 << 20)
+                s3.put_object(Bucket='tls-bucket', Key='k', Body=data)
+                self.assertEqual(s3.get_object(Bucket='tls-bucket', Key='k')['Body'].read(), data)
+            finally:
+                zone.close()
+
+
 class Slow(Objects):
     """All of Objects again, with reads that have to wait and batches that take a while."""
     options = ('slow', 'delay=300')
@@ -846,14 +879,14 @@ class Memory(Base):
     options = ('delay=2000',)
 
     def test_bounded(self):
-        """64 uploads of 32 MiB at once: 2 GiB in all, and the process stays small."""
+        """More uploads at once than there are buffers for, and the process stays small."""
         b = self.bucket()
         blob = b'z' * (1 << 20)
 
         def upload(n):
             s = socket.create_connection(('127.0.0.1', self.zone.port), timeout=60)
-            s.sendall(self.raw.head('PUT', f'/{b}/{n}', {'Content-Length': str(16 << 20)}))
-            for _ in range(16):
+            s.sendall(self.raw.head('PUT', f'/{b}/{n}', {'Content-Length': str(6 << 20)}))
+            for _ in range(6):
                 s.sendall(blob)
             a = http.client.HTTPResponse(s, method='PUT')
             a.begin()
@@ -861,7 +894,7 @@ class Memory(Base):
             s.close()
 
         done = []
-        threads = [threading.Thread(target=upload, args=(n,)) for n in range(48)]
+        threads = [threading.Thread(target=upload, args=(n,)) for n in range(100)]
         peak = 0
         for t in threads:
             t.start()
@@ -870,7 +903,7 @@ class Memory(Base):
                 rss = [int(x.split()[1]) for x in f if x.startswith('VmRSS')][0]
             peak = max(peak, rss)
             time.sleep(0.05)
-        self.assertEqual(done, [200] * 48)
+        self.assertEqual(done, [200] * 100)
         if b'__asan_init' not in open(PROGRAM, 'rb').read():
             self.assertLess(peak, 250 << 10)
 
