@@ -128,4 +128,4 @@ install: build
 	install -D -m 644 deploy/sysusers.d/nef.conf $(DESTDIR)/usr/lib/sysusers.d/nef.conf
 
 clean:
-	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-venv
+	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-mutation build-venv

@@ -125,6 +125,35 @@ static void haproxy_verifies_zones_over_tls(void **state)
     nef_buf_free(&text);
 }
 
+/* deploy/haproxy.cfg is what nef init writes for zone a of an example, so that it can be read without running it. */
+static void the_template_is_what_is_written(void **state)
+{
+    struct nef_buf text = {0};
+    char *kept = calloc(1, 16384);
+    struct nef_region r;
+    FILE *file = fopen(NEF_SOURCE_ROOT "/deploy/haproxy.cfg", "re");
+
+    (void)state;
+    assert_non_null(file);
+    assert_true(fread(kept, 1, 16383, file) > 0);
+    (void)fclose(file);
+    test_region(&r, "/srv/nef");
+    r.plan.tls = true;
+    (void)snprintf(r.plan.front.bind, sizeof(r.plan.front.bind), "0.0.0.0");
+    (void)snprintf(r.plan.front.pem, sizeof(r.plan.front.pem), "/etc/haproxy/nef-front.pem");
+    r.plan.front.port = 443;
+    for (uint32_t i = 0; i < NEF_PLAN_ZONES; i++) {
+        (void)snprintf(r.plan.places[i].host, sizeof(r.plan.places[i].host), "zone-%s.example",
+                       r.plan.places[i].name);
+        r.plan.places[i].s3 = 9010;
+        r.plan.places[i].admin = 9016;
+    }
+    assert_int_equal(nef_plan_haproxy(&r.plan, 0, "/etc/haproxy/nef-ca.crt", &text), NEF_OK);
+    assert_string_equal(nef_buf_cstr(&text), kept);
+    nef_buf_free(&text);
+    free(kept);
+}
+
 static void too_long_a_path_is_refused(void **state)
 {
     struct nef_etcd_args *args = malloc(sizeof(*args));
@@ -162,6 +191,7 @@ int run_plan_tests(void)
         cmocka_unit_test(etcd_environment_has_the_same_options),
         cmocka_unit_test(haproxy_is_as_designed),
         cmocka_unit_test(haproxy_verifies_zones_over_tls),
+        cmocka_unit_test(the_template_is_what_is_written),
         cmocka_unit_test(too_long_a_path_is_refused),
     };
 
