@@ -1,5 +1,5 @@
-/* Calls to the admin listeners of zones. A call that changes something goes to a second zone only if the first
- * was certainly not reached. */
+/* Calls to the admin listeners of zones. A call that changes something goes to a second zone only
+ * if the first was certainly not reached. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +35,9 @@ static bool open_endpoint(const char *command, const char *endpoint, const char 
         bytes--;
     if (bytes >= sizeof(out->urls[0]) ||
         (strncmp(endpoint, "http://", 7) != 0 && strncmp(endpoint, "https://", 8) != 0)) {
-        (void)nef_complain(command, "--endpoint must be the URL of a zone's admin listener, such as "
-                                    "https://zone-a.example:9016");
+        (void)nef_complain(command,
+                           "--endpoint must be the URL of a zone's admin listener, such as "
+                           "https://zone-a.example:9016");
         return false;
     }
     memcpy(out->urls[0], endpoint, bytes);
@@ -59,15 +60,16 @@ static bool open_endpoint(const char *command, const char *endpoint, const char 
     return true;
 }
 
-bool nef_caller_open(const char *command, const char *dir, const char *endpoint, const char *token_file,
-                    const char *ca, struct nef_caller *out)
+bool nef_caller_open(const char *command, const char *dir, const char *endpoint,
+                     const char *token_file, const char *ca, struct nef_caller *out)
 {
     struct nef_region_error error = {{0}};
     struct nef_region region;
 
     if ((dir == NULL) == (endpoint == NULL)) {
-        (void)nef_complain(command, "say which region: --dir DIR (of nef up), or --endpoint URL (of a "
-                                    "zone's admin listener)");
+        (void)nef_complain(command,
+                           "say which region: --dir DIR (of nef up), or --endpoint URL (of a "
+                           "zone's admin listener)");
         return false;
     }
     if (endpoint != NULL)
@@ -93,12 +95,15 @@ static nef_err code_of(long status)
 }
 
 nef_err nef_caller_zone(struct nef_caller *admin, uint32_t zone, const char *method,
-                            const char *path, const char *body, uint32_t timeout_ms, long *out_status,
-                            json_t **out_root)
+                        const char *path, const char *body, uint32_t timeout_ms, long *out_status,
+                        json_t **out_root)
 {
     char url[NEF_URL_MAX + 512];
     struct nef_http_answer answer = {0};
-    struct nef_http_call call = {.method = method, .url = url, .bearer = admin->token, .body = body,
+    struct nef_http_call call = {.method = method,
+                                 .url = url,
+                                 .bearer = admin->token,
+                                 .body = body,
                                  .body_bytes = body != NULL ? strlen(body) : 0,
                                  .timeout_ms = timeout_ms,
                                  .ca = admin->ca[0] != 0 ? admin->ca : NULL};
@@ -134,8 +139,8 @@ out:
     return err;
 }
 
-nef_err nef_caller_any(struct nef_caller *admin, const char *method, const char *path, const char *body,
-                       json_t **out_root)
+nef_err nef_caller_any(struct nef_caller *admin, const char *method, const char *path,
+                       const char *body, json_t **out_root)
 {
     bool changes = body != NULL || (method != NULL && strcmp(method, "GET") != 0);
     nef_err err = NEF_E_PEER;
@@ -144,7 +149,7 @@ nef_err nef_caller_any(struct nef_caller *admin, const char *method, const char 
         long status;
 
         err = nef_caller_zone(admin, i, method, path, body, changes ? CALL_MS : 3000, &status,
-                                  out_root);
+                              out_root);
         /* an answer settles it, but for "can't now" to a reader: the other zone may serve */
         if (err == NEF_OK || (status != 0 && (changes || status < 500)))
             return err;

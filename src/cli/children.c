@@ -1,8 +1,9 @@
 /* Starting, adopting, stopping and restarting the processes of a region on one machine.
  *
- * A process is held by a pidfd, so a signal can never reach another process that got its id. Its identity
- * is on disk before the next thing happens, so that a supervisor that is killed leaves nothing unknown (and
- * for the moment between fork and write there is the search by command line, see state.h). */
+ * A process is held by a pidfd, so a signal can never reach another process that got its id. Its
+ * identity is on disk before the next thing happens, so that a supervisor that is killed leaves
+ * nothing unknown (and for the moment between fork and write there is the search by command line,
+ * see state.h). */
 #include "cli/children.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -57,8 +58,8 @@ static void send_signal(const struct nef_children *c, uint32_t index, int number
         return;
     /* ESRCH: it has ended, which poll tells next */
     if (syscall(SYS_pidfd_send_signal, child->pidfd, number, NULL, 0) != 0 && errno != ESRCH)
-        nef_trace(NEF_TRACE_ERROR, "signal_failed", "s:process", name_of(c, index, name), "i:signal",
-                  (int64_t)number, "i:errno", (int64_t)errno, NULL);
+        nef_trace(NEF_TRACE_ERROR, "signal_failed", "s:process", name_of(c, index, name),
+                  "i:signal", (int64_t)number, "i:errno", (int64_t)errno, NULL);
 }
 
 /* ---- adopting ---- */
@@ -90,7 +91,8 @@ static void adopt(struct nef_children *c, uint32_t index)
     }
     if (!hold(c, index, &seen.identity))
         return;
-    /* Between the look and the pidfd the id may have got a new owner: look again, now that it is held. */
+    /* Between the look and the pidfd the id may have got a new owner: look again, now that it is
+     * held. */
     nef_proc_look(seen.identity.pid, &again);
     if (!again.there || again.identity.start_ticks != seen.identity.start_ticks) {
         (void)close(child->pidfd); /* nothing to lose */
@@ -136,7 +138,8 @@ static bool etcd_has_data(const struct nef_children *c, uint32_t place)
 {
     char path[NEF_PATH_MAX + 16];
 
-    return nef_text(path, sizeof(path), "%s/member", c->region.plan.places[place].etcd_data) == NEF_OK &&
+    return nef_text(path, sizeof(path), "%s/member", c->region.plan.places[place].etcd_data) ==
+               NEF_OK &&
            access(path, F_OK) == 0;
 }
 
@@ -176,8 +179,8 @@ static nef_err etcd_start_of(struct nef_children *c, uint32_t place, enum nef_et
         return NEF_OK;
     err = nef_etcd_rejoin(&c->region.plan, place, out_joined, error);
     if (err != NEF_OK) {
-        nef_trace(NEF_TRACE_ERROR, "etcd_rejoin_failed", "s:process", name_of(c, place, name), "s:why",
-                  error, NULL);
+        nef_trace(NEF_TRACE_ERROR, "etcd_rejoin_failed", "s:process", name_of(c, place, name),
+                  "s:why", error, NULL);
         return err;
     }
     *out_start = NEF_ETCD_START_JOIN;
@@ -207,7 +210,8 @@ static _Noreturn void become(const struct nef_region *r, char *const argv[], int
     (void)sigemptyset(&none);
     (void)sigprocmask(SIG_SETMASK, &none, NULL);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
-        files.rlim_cur = files.rlim_max; /* a connection each; the hard limit is the operator's word */
+        files.rlim_cur =
+            files.rlim_max; /* a connection each; the hard limit is the operator's word */
         (void)setrlimit(RLIMIT_NOFILE, &files);
     }
     if (null < 0 || dup2(null, 0) < 0 || dup2(log, 1) < 0 || dup2(log, 2) < 0 || chdir(r->dir) != 0)
@@ -220,8 +224,8 @@ static _Noreturn void become(const struct nef_region *r, char *const argv[], int
 
 static void make_data_directory(const struct nef_children *c, const struct nef_process *p)
 {
-    /* Wiped whole is a fault we survive: the process finds an empty directory, not none. If it can't be
-     * made the process says so. */
+    /* Wiped whole is a fault we survive: the process finds an empty directory, not none. If it
+     * can't be made the process says so. */
     if (p->kind == NEF_PROCESS_ZONE)
         (void)mkdir(c->region.plan.places[p->place].data, 0700);
     else if (p->kind == NEF_PROCESS_ETCD)
@@ -260,7 +264,8 @@ static nef_err launch(struct nef_children *c, uint32_t index)
     (void)close(log); /* the child has its own */
     if (pid < 0)
         return NEF_E_SYSTEM;
-    /* The start time is that of fork and stays through exec; the command line is the one being executed. */
+    /* The start time is that of fork and stays through exec; the command line is the one being
+     * executed. */
     nef_proc_look(pid, &seen);
     identity = (struct nef_identity){.pid = pid, .start_ticks = seen.identity.start_ticks};
     nef_command_digest(&argv, identity.command);
@@ -288,8 +293,8 @@ static void start_child(struct nef_children *c, uint32_t index)
         child->state = NEF_CHILD_CRASHED;
         child->restart_at_ms = nef_now_ms() + NEF_RESTART_MS;
         child->crashes++;
-        nef_trace(NEF_TRACE_ERROR, "start_failed", "s:process", name_of(c, index, name), "e:error", err,
-                  NULL);
+        nef_trace(NEF_TRACE_ERROR, "start_failed", "s:process", name_of(c, index, name), "e:error",
+                  err, NULL);
     }
     c->changed = true;
 }
@@ -310,8 +315,9 @@ void nef_children_ended(struct nef_children *c, uint32_t index)
 
     if (child->own && waitpid(child->identity.pid, &status, WNOHANG) == 0)
         return; /* not yet */
-    nef_trace(child->state == NEF_CHILD_STOPPING ? NEF_TRACE_INFO : NEF_TRACE_WARN, "ended", "s:process",
-              name_of(c, index, name), "u:pid", (uint64_t)child->identity.pid, "i:exit_status",
+    nef_trace(child->state == NEF_CHILD_STOPPING ? NEF_TRACE_INFO : NEF_TRACE_WARN, "ended",
+              "s:process", name_of(c, index, name), "u:pid", (uint64_t)child->identity.pid,
+              "i:exit_status",
               (int64_t)(child->own && WIFEXITED(status) ? WEXITSTATUS(status) : -1), "i:signal",
               (int64_t)(child->own && WIFSIGNALED(status) ? WTERMSIG(status) : 0), NULL);
     (void)close(child->pidfd); /* nothing is written through it */
@@ -332,16 +338,16 @@ void nef_children_ended(struct nef_children *c, uint32_t index)
     c->changed = true;
 }
 
-/* May INDEX be told to end now? An etcd member goes after what needs it: its zone's last compare-and-swap
- * hands the region over. */
+/* May INDEX be told to end now? An etcd member goes after what needs it: its zone's last
+ * compare-and-swap hands the region over. */
 static bool may_end(const struct nef_children *c, uint32_t index)
 {
     if (index >= NEF_PLAN_PLACES)
         return true;
     if (!c->closing)
         return !alive(&c->list[nef_children_nef(index)]);
-    /* One member after the other, the witness's last: one that leads hands over to the next, which takes
-     * seconds if that one is ending, too. */
+    /* One member after the other, the witness's last: one that leads hands over to the next, which
+     * takes seconds if that one is ending, too. */
     for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++)
         if ((i < index || i >= NEF_PLAN_PLACES) && alive(&c->list[i]))
             return false;
@@ -384,7 +390,8 @@ static void write_files(struct nef_children *c)
     if (err == NEF_OK)
         err = nef_region_write_json(&c->region, "region.json", root);
     json_decref(root);
-    c->changed = err != NEF_OK; /* tried again in the next round: the disk may be full for a while */
+    c->changed =
+        err != NEF_OK; /* tried again in the next round: the disk may be full for a while */
     if (err != NEF_OK)
         nef_trace(NEF_TRACE_ERROR, "state_not_written", "e:error", err, NULL);
 }
@@ -544,7 +551,8 @@ void nef_children_etcd_force(struct nef_children *c, uint32_t place)
     c->state.etcd_void = ((1u << NEF_PLAN_PLACES) - 1) & ~(1u << place);
     c->state.records[place].wanted = NEF_WANTED_RUN;
     c->changed = true;
-    /* On disk before anything is killed: members with the old data must never meet again as a quorum. */
+    /* On disk before anything is killed: members with the old data must never meet again as a
+     * quorum. */
     write_files(c);
     for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++)
         send_signal(c, i, SIGKILL);

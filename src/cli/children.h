@@ -1,12 +1,13 @@
-/* The supervisor's processes: starting, adopting, stopping and restarting them. No policy of the region is
- * here: which process is wanted is set by the supervisor's commands and kept in DIR/supervisor.json.
+/* The supervisor's processes: starting, adopting, stopping and restarting them. No policy of the
+ * region is here: which process is wanted is set by the supervisor's commands and kept in
+ * DIR/supervisor.json.
  *
  *   wanted RUN     ended by itself -> CRASHED, started again after NEF_RESTART_MS
- *   wanted STOP    told to end in order (an etcd member after its zone), killed after NEF_STOP_MS
+ *   wanted STOP    told to end in order (etcd after its zone), killed after NEF_STOP_MS
  *   wanted PAUSE   stopped by SIGSTOP; stays there, and survives a new supervisor
  *
- * Children run in sessions of their own and don't notice when the supervisor dies. All of it belongs to the
- * supervisor's one thread. */
+ * Children run in sessions of their own and don't notice when the supervisor dies. All of it
+ * belongs to the supervisor's one thread. */
 #ifndef NEF_CLI_CHILDREN_H
 #define NEF_CLI_CHILDREN_H
 
@@ -16,7 +17,8 @@
 #include "cli/state.h"
 
 #define NEF_RESTART_MS 5000u  /* back-off: a process that can't start doesn't burn the machine */
-#define NEF_STOP_MS    20000u /* a zone hands over and flushes; longer than any lease and etcd call */
+#define NEF_STOP_MS    20000u /* a zone hands over and flushes; longer than any lease and etcd call \
+                               */
 
 struct nef_child {
     enum nef_child_state state;
@@ -26,7 +28,7 @@ struct nef_child {
     uint64_t restart_at_ms;       /* CRASHED */
     uint64_t kill_at_ms;          /* STOPPING; 0: it was killed already */
     uint64_t started_at_ms;
-    uint32_t crashes;             /* since it was last told to run */
+    uint32_t crashes; /* since it was last told to run */
 };
 
 struct nef_children {
@@ -35,9 +37,9 @@ struct nef_children {
     struct nef_supervisor_state state;
     char boot_id[40];
     struct nef_child list[NEF_PROCESS_COUNT];
-    bool closing;          /* everything is to end */
-    unsigned etcd_force;   /* a bit a place: start it once with --force-new-cluster */
-    bool changed;          /* state.json or region.json have to be written */
+    bool closing;        /* everything is to end */
+    unsigned etcd_force; /* a bit a place: start it once with --force-new-cluster */
+    bool changed;        /* state.json or region.json have to be written */
 };
 
 /* Takes copies. Adopts what survived; starts nothing. */
@@ -45,12 +47,13 @@ NEF_MUST_CHECK nef_err nef_children_init(struct nef_children *c, const struct ne
                                          const struct nef_programs *programs,
                                          struct nef_region_error *error);
 
-/* One round: start what is due, tell to end what is to end, kill what didn't. Returns the milliseconds until
- * the next thing is due (at most 1000). Writes state.json and region.json if something changed. */
+/* One round: start what is due, tell to end what is to end, kill what didn't. Returns the
+ * milliseconds until the next thing is due (at most 1000). Writes state.json and region.json if
+ * something changed. */
 uint32_t nef_children_tick(struct nef_children *c);
 
-/* Descriptors that become readable when a child ends. Returns the count (<= NEF_PROCESS_COUNT); out_index
- * says whose each is. */
+/* Descriptors that become readable when a child ends. Returns the count (<= NEF_PROCESS_COUNT);
+ * out_index says whose each is. */
 uint32_t nef_children_poll(const struct nef_children *c, struct pollfd *out,
                            uint32_t out_index[NEF_PROCESS_COUNT]);
 void nef_children_ended(struct nef_children *c, uint32_t index);
@@ -63,7 +66,8 @@ enum nef_stop_how { NEF_STOP_CLEAN, NEF_STOP_KILL, NEF_STOP_PAUSE };
 /* Both processes of PLACE; returns before they are gone (see nef_children_place_settled). */
 void nef_children_place_stop(struct nef_children *c, uint32_t place, enum nef_stop_how how);
 void nef_children_place_start(struct nef_children *c, uint32_t place);
-bool nef_children_place_settled(const struct nef_children *c, uint32_t place); /* nothing is STOPPING */
+bool nef_children_place_settled(const struct nef_children *c,
+                                uint32_t place); /* nothing is STOPPING */
 
 /* What waits for its back-off starts now. */
 void nef_children_retry(struct nef_children *c);

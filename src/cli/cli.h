@@ -1,5 +1,5 @@
-/* The commands of `nef`, and what they share. Only this directory and server/ print. Exit statuses: 0 done,
- * 1 failed (said on standard error, once), 2 wrong usage or configuration. */
+/* The commands of `nef`, and what they share. Only this directory and server/ print. Exit statuses:
+ * 0 done, 1 failed (said on standard error, once), 2 wrong usage or configuration. */
 #ifndef NEF_CLI_CLI_H
 #define NEF_CLI_CLI_H
 
@@ -11,9 +11,9 @@
 
 struct nef_command {
     const char *name;
-    const char *summary; /* one line */
+    const char *summary;               /* one line */
     int (*run)(int argc, char **argv); /* argv[0] is the command's name */
-    const char *help; /* everything, with examples */
+    const char *help;                  /* everything, with examples */
 };
 /* NULL name at the end. */
 extern const struct nef_command nef_commands[];
@@ -38,11 +38,11 @@ int nef_cmd_help(int argc, char **argv);
 #define NEF_WORDS_MAX 8u
 
 struct nef_option {
-    const char *name;   /* without --; NULL at the end */
-    bool *flag;         /* one of these three */
+    const char *name; /* without --; NULL at the end */
+    bool *flag;       /* one of these three */
     const char **text;
     uint32_t *number;
-    uint32_t min, max;  /* of number */
+    uint32_t min, max; /* of number */
 };
 struct nef_words {
     const char *word[NEF_WORDS_MAX];
@@ -67,18 +67,20 @@ struct nef_caller {
 
 void nef_caller_of(const struct nef_region *r, struct nef_caller *out);
 /* From --dir, or --endpoint with --token-file (or $NEF_ADMIN_TOKEN) and --ca. False: it said why. */
-bool nef_caller_open(const char *command, const char *dir, const char *endpoint, const char *token_file,
-                    const char *ca, struct nef_caller *out);
-/* Call the first zone that can be reached. body: NULL or JSON text (then POST). out_root: a new reference, or
- * NULL if the answer has no body. NEF_OK only for 2xx. Otherwise admin->error says what the zone said. */
-NEF_MUST_CHECK nef_err nef_caller_any(struct nef_caller *admin, const char *method, const char *path,
-                                      const char *body, json_t **out_root);
+bool nef_caller_open(const char *command, const char *dir, const char *endpoint,
+                     const char *token_file, const char *ca, struct nef_caller *out);
+/* Call the first zone that can be reached. body: NULL or JSON text (then POST). out_root: a new
+ * reference, or NULL if the answer has no body. NEF_OK only for 2xx. Otherwise admin->error says
+ * what the zone said. */
+NEF_MUST_CHECK nef_err nef_caller_any(struct nef_caller *admin, const char *method,
+                                      const char *path, const char *body, json_t **out_root);
 /* The same to one zone (index of urls). out_status: the HTTP status, 0 without an answer. */
 NEF_MUST_CHECK nef_err nef_caller_zone(struct nef_caller *admin, uint32_t zone, const char *method,
-                                           const char *path, const char *body, uint32_t timeout_ms,
-                                           long *out_status, json_t **out_root);
+                                       const char *path, const char *body, uint32_t timeout_ms,
+                                       long *out_status, json_t **out_root);
 
-/* Members of an object, or PRESET where they are absent, null or of another type. Borrowed from OBJECT. */
+/* Members of an object, or PRESET where they are absent, null or of another type. Borrowed from
+ * OBJECT. */
 const char *nef_json_text(const json_t *object, const char *name, const char *preset);
 double nef_json_number(const json_t *object, const char *name, double preset);
 

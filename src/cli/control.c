@@ -21,7 +21,8 @@ int nef_control_socket(const struct nef_region *r, bool listening)
     if (dir < 0)
         return -1;
     /* sun_path has 108 bytes; through the descriptor's name in /proc every directory is short */
-    (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/supervisor.sock", dir);
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/supervisor.sock",
+                   dir);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | (listening ? SOCK_NONBLOCK : 0), 0);
     if (fd < 0)
         goto out;
@@ -88,8 +89,10 @@ nef_err nef_control_call(const struct nef_region *r, const char *command, const 
 
     fd = nef_control_socket(r, false);
     if (fd < 0) {
-        return nef_region_fail(error, NEF_E_NOT_FOUND, "no supervisor runs for %s (%s); start it with: nef up "
-                                                       "--dir %s", r->dir, strerror(errno), r->dir);
+        return nef_region_fail(error, NEF_E_NOT_FOUND,
+                               "no supervisor runs for %s (%s); start it with: nef up "
+                               "--dir %s",
+                               r->dir, strerror(errno), r->dir);
     }
     request = json_pack("{s:s, s:s*, s:s*}", "command", command, "zone", zone, "how", how);
     text = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;

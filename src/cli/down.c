@@ -15,7 +15,8 @@ static int count_survivors(const struct nef_region *r)
     char boot_id[40];
     int left = 0;
 
-    if (nef_programs_find(&programs, &error) != NEF_OK || nef_state_load(r, &state, &error) != NEF_OK)
+    if (nef_programs_find(&programs, &error) != NEF_OK ||
+        nef_state_load(r, &state, &error) != NEF_OK)
         return -nef_complain("down", "%s", error.text);
     nef_proc_boot_id(boot_id);
     for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++) {

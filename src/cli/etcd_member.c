@@ -1,6 +1,6 @@
-/* Removing and adding an etcd member through the JSON gateway of one that lives. Numbers of 64 bits are
- * strings in etcd's JSON. Interrupted anywhere, the next call finishes the work: a member that was added but
- * never started has no name and is taken as it is. */
+/* Removing and adding an etcd member through the JSON gateway of one that lives. Numbers of 64 bits
+ * are strings in etcd's JSON. Interrupted anywhere, the next call finishes the work: a member that
+ * was added but never started has no name and is taken as it is. */
 #include "cli/etcd_member.h"
 #include <jansson.h>
 #include <stdio.h>
@@ -10,14 +10,18 @@
 
 #define CALL_MS 2000u
 
-static nef_err post(const struct nef_plan *plan, uint32_t through, const char *path, const char *body,
-                    json_t **out_root, char *error)
+static nef_err post(const struct nef_plan *plan, uint32_t through, const char *path,
+                    const char *body, json_t **out_root, char *error)
 {
     const struct nef_place *p = &plan->places[through];
     char base[NEF_URL_MAX], url[NEF_URL_MAX + 64];
     struct nef_http_answer answer = {0};
-    struct nef_http_call call = {.url = url, .body = body, .body_bytes = strlen(body),
-                                 .timeout_ms = CALL_MS, .ca = p->ca, .cert = p->etcd_cert,
+    struct nef_http_call call = {.url = url,
+                                 .body = body,
+                                 .body_bytes = strlen(body),
+                                 .timeout_ms = CALL_MS,
+                                 .ca = p->ca,
+                                 .cert = p->etcd_cert,
                                  .key = p->etcd_key};
     json_t *root = NULL;
     nef_err err;
@@ -28,10 +32,10 @@ static nef_err post(const struct nef_plan *plan, uint32_t through, const char *p
     if (err != NEF_OK) {
         (void)snprintf(error, NEF_ETCD_MEMBER_ERROR, "%s", answer.error);
         err = NEF_E_UNAVAILABLE;
-    } else if (answer.status != 200 ||
-               (root = json_loadb((const char *)answer.body.data, answer.body.bytes, 0, NULL)) == NULL) {
-        (void)snprintf(error, NEF_ETCD_MEMBER_ERROR, "%.200s: status %ld: %.200s", url, answer.status,
-                       nef_buf_cstr(&answer.body));
+    } else if (answer.status != 200 || (root = json_loadb((const char *)answer.body.data,
+                                                          answer.body.bytes, 0, NULL)) == NULL) {
+        (void)snprintf(error, NEF_ETCD_MEMBER_ERROR, "%.200s: status %ld: %.200s", url,
+                       answer.status, nef_buf_cstr(&answer.body));
         err = NEF_E_UNAVAILABLE;
     } else {
         *out_root = root;
@@ -70,7 +74,8 @@ static nef_err rejoin_through(const struct nef_plan *plan, uint32_t place, uint3
     err = post(plan, through, "/v3/cluster/member/list", "{}", &root, error);
     if (err != NEF_OK)
         return err;
-    json_array_foreach(json_object_get(root, "members"), n, member) {
+    json_array_foreach(json_object_get(root, "members"), n, member)
+    {
         uint32_t at = place_of(plan, member);
         const char *id = json_string_value(json_object_get(member, "ID"));
         const char *name = json_string_value(json_object_get(member, "name"));
@@ -104,7 +109,8 @@ static nef_err rejoin_through(const struct nef_plan *plan, uint32_t place, uint3
     return err;
 }
 
-nef_err nef_etcd_rejoin(const struct nef_plan *plan, uint32_t place, unsigned *out_joined, char *error)
+nef_err nef_etcd_rejoin(const struct nef_plan *plan, uint32_t place, unsigned *out_joined,
+                        char *error)
 {
     nef_err err = NEF_E_UNAVAILABLE;
 

@@ -1,5 +1,6 @@
-/* `nef fsck`: the command line of the offline check; the check itself is the store's. What to check is read from
- * the zones' own configuration: data directories, cells, segment size and the customer's key. */
+/* `nef fsck`: the command line of the offline check; the check itself is the store's. What to check
+ * is read from the zones' own configuration: data directories, cells, segment size and the
+ * customer's key. */
 #include "store/fsck.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -22,10 +23,11 @@ static void report(void *context, const struct nef_fsck_finding *f)
     else
         counts->notes++;
     if (f->offset != UINT64_MAX)
-        printf("%s: zone %s, cell %u, offset %" PRIu64 ": %s\n", f->problem ? "problem" : "note", f->zone, f->cell,
-               f->offset, f->text);
+        printf("%s: zone %s, cell %u, offset %" PRIu64 ": %s\n", f->problem ? "problem" : "note",
+               f->zone, f->cell, f->offset, f->text);
     else
-        printf("%s: zone %s, cell %u: %s\n", f->problem ? "problem" : "note", f->zone, f->cell, f->text);
+        printf("%s: zone %s, cell %u: %s\n", f->problem ? "problem" : "note", f->zone, f->cell,
+               f->text);
 }
 
 static int check(const struct nef_zone_config *configs, uint32_t count, bool rebuild)
@@ -33,24 +35,30 @@ static int check(const struct nef_zone_config *configs, uint32_t count, bool reb
     struct nef_fsck_zone zones[NEF_PLAN_ZONES];
     struct nef_keys *keys = NULL;
     struct counts counts = {0, 0};
-    struct nef_fsck_options options = {.zones = zones, .zone_count = count,
+    struct nef_fsck_options options = {.zones = zones,
+                                       .zone_count = count,
                                        .region = configs[0].region_id,
                                        .cell_count = configs[0].cells,
                                        .segment_bytes = configs[0].segment_bytes,
-                                       .rebuild_index = rebuild, .report = report, .context = &counts};
+                                       .rebuild_index = rebuild,
+                                       .report = report,
+                                       .context = &counts};
     int status;
 
     for (uint32_t i = 0; i < count; i++) {
         zones[i] = (struct nef_fsck_zone){configs[i].zone, configs[i].data_dir};
-        if (configs[i].cells != configs[0].cells || configs[i].segment_bytes != configs[0].segment_bytes ||
+        if (configs[i].cells != configs[0].cells ||
+            configs[i].segment_bytes != configs[0].segment_bytes ||
             !nef_id_equal(&configs[i].region_id, &configs[0].region_id)) {
-            (void)nef_complain("fsck", "the zones' configurations differ in region, cells or segment size");
+            (void)nef_complain("fsck",
+                               "the zones' configurations differ in region, cells or segment size");
             return 2;
         }
     }
     if (nef_keys_open_file(configs[0].keys.customer_key_file, &keys) != NEF_OK) {
-        (void)nef_complain("fsck", "%s can't be read; without the customer's key the index can't be checked",
-                           configs[0].keys.customer_key_file);
+        (void)nef_complain(
+            "fsck", "%s can't be read; without the customer's key the index can't be checked",
+            configs[0].keys.customer_key_file);
         return 2;
     }
     options.keys = keys;
@@ -98,7 +106,9 @@ int nef_cmd_fsck(int argc, char **argv)
     if (!nef_options(argc, argv, options, 0, 0, &words))
         return 2;
     if ((dir == NULL) == (config == NULL)) {
-        (void)nef_complain("fsck", "say what to check: --dir DIR (a region of nef up) or --config FILE (a zone's)");
+        (void)nef_complain(
+            "fsck",
+            "say what to check: --dir DIR (a region of nef up) or --config FILE (a zone's)");
         return 2;
     }
     if (nef_crypto_init() != NEF_OK) {
@@ -113,7 +123,8 @@ int nef_cmd_fsck(int argc, char **argv)
         (void)nef_complain("fsck", "--config: the path is too long");
         return 2;
     }
-    while (loaded < count && nef_zone_config_load(paths[loaded], &configs[loaded], &error) == NEF_OK)
+    while (loaded < count &&
+           nef_zone_config_load(paths[loaded], &configs[loaded], &error) == NEF_OK)
         loaded++;
     if (loaded == count)
         status = check(configs, count, rebuild);

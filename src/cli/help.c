@@ -1,8 +1,9 @@
-/* `nef help`: every command explained, with examples. The text is the reference; docs/operations.md tells when to
- * use what. */
+/* `nef help`: every command explained, with examples. The text is the reference; docs/operations.md
+ * tells when to use what. One line of text is one line of source, however long. */
 #include <stdio.h>
 #include "cli/cli.h"
 
+/* clang-format off */
 #define OF_REGION                                                                                  \
     "Which region:\n"                                                                              \
     "  --dir DIR           one that nef up made on this machine\n"                                 \
@@ -149,6 +150,7 @@ const struct nef_command nef_commands[] = {
      "nef help [COMMAND]\n"},
     {NULL, NULL, NULL, NULL},
 };
+/* clang-format on */
 
 int nef_cmd_help(int argc, char **argv)
 {

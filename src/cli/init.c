@@ -1,11 +1,11 @@
-/* `nef init`: the files of a region on three hosts. OUT gets one tree a host, to be copied to its root, and one
- * that stays with the operator:
+/* `nef init`: the files of a region on three hosts. OUT gets one tree a host, to be copied to its
+ * root, and one that stays with the operator:
  *
  *   OUT/zone-a/   etc/nef/      zone.yaml pki/ secrets/ keys/       read by user nef
  *                 etc/nef-etcd/ ca.crt etcd.crt etcd.key            read by user etcd
  *                 etc/default/etcd, etc/haproxy/haproxy.cfg nef-front.pem nef-ca.crt
  *   OUT/zone-b/   the same        OUT/witness/   without keys, front and first user
- *   OUT/operator/ ca.crt ca.key root.json customer.key and tokens, kept off the hosts, and backed up
+ *   OUT/operator/ ca.crt ca.key root.json customer.key and tokens; kept off the hosts, with a copy
  *
  * The witness gets neither the customer's key nor any credential of S3. The CA's key is on no host. */
 #include <errno.h>
@@ -57,7 +57,8 @@ static nef_err tree_path(struct init *in, uint32_t place, const char *path, char
     else if (place == NEF_PLAN_WITNESS)
         err = nef_text(out, NEF_PATH_MAX, "%s/witness%s", in->out, path);
     else
-        err = nef_text(out, NEF_PATH_MAX, "%s/zone-%s%s", in->out, in->plan.places[place].name, path);
+        err =
+            nef_text(out, NEF_PATH_MAX, "%s/zone-%s%s", in->out, in->plan.places[place].name, path);
     return err == NEF_OK ? NEF_OK : fail(in, err, "--out: the path is too long");
 }
 
@@ -74,7 +75,8 @@ static nef_err make_directory(struct init *in, uint32_t place, const char *path)
     return NEF_OK;
 }
 
-static nef_err copy_file(struct init *in, const char *from, uint32_t place, const char *path, unsigned mode)
+static nef_err copy_file(struct init *in, const char *from, uint32_t place, const char *path,
+                         unsigned mode)
 {
     char full[NEF_PATH_MAX];
     struct nef_buf text = {0};
@@ -117,9 +119,10 @@ static nef_err set_place(struct init *in, uint32_t index, const char *name, cons
     nef_err err;
 
     if (!nef_zone_name_ok(name))
-        return fail(in, NEF_E_INVALID, "'%s' isn't a name of a zone: 1 to %u of a-z, 0-9 and '-'", name,
-                    NEF_ZONE_NAME_MAX);
-    if (nef_text(text, sizeof(text), strchr(host, ':') != NULL ? "[%s]:1" : "%s:1", host) != NEF_OK ||
+        return fail(in, NEF_E_INVALID, "'%s' isn't a name of a zone: 1 to %u of a-z, 0-9 and '-'",
+                    name, NEF_ZONE_NAME_MAX);
+    if (nef_text(text, sizeof(text), strchr(host, ':') != NULL ? "[%s]:1" : "%s:1", host) !=
+            NEF_OK ||
         nef_host_port_parse(text, &parsed) != NEF_OK)
         return fail(in, NEF_E_INVALID, "'%s' is neither a host name nor an address", host);
     (void)snprintf(p->name, sizeof(p->name), "%s", name);
@@ -163,14 +166,16 @@ static nef_err set_zones(struct init *in, const char *zones, const char *config,
         char *equals = strchr(item, '=');
 
         if (equals == NULL || count == NEF_PLAN_ZONES)
-            return fail(in, NEF_E_INVALID, "--zones must be two, as in a=zone-a.example,b=zone-b.example");
+            return fail(in, NEF_E_INVALID,
+                        "--zones must be two, as in a=zone-a.example,b=zone-b.example");
         *equals = 0;
         err = set_place(in, count++, item, equals + 1, config, data);
         if (err != NEF_OK)
             return err;
     }
     if (count != NEF_PLAN_ZONES)
-        return fail(in, NEF_E_INVALID, "--zones must be two, as in a=zone-a.example,b=zone-b.example");
+        return fail(in, NEF_E_INVALID,
+                    "--zones must be two, as in a=zone-a.example,b=zone-b.example");
     if (strcmp(in->plan.places[0].name, in->plan.places[1].name) == 0 ||
         strcmp(in->plan.places[0].host, in->plan.places[1].host) == 0)
         return fail(in, NEF_E_INVALID, "the zones need different names and different hosts");
@@ -202,13 +207,16 @@ static nef_err make_operator(struct init *in)
     return err == NEF_OK ? NEF_OK : fail(in, err, "%s/operator: %s", in->out, nef_err_text(err));
 }
 
-static nef_err make_cert(struct init *in, uint32_t place, const char *cert_path, const char *key_path,
-                         bool names_zone)
+static nef_err make_cert(struct init *in, uint32_t place, const char *cert_path,
+                         const char *key_path, bool names_zone)
 {
     const struct nef_place *p = &in->plan.places[place];
     const char *const names[] = {p->host};
-    struct nef_tls_cert cert = {.zone = names_zone ? p->name : NULL, .names = names, .name_count = 1,
-                                .server = true, .client = true};
+    struct nef_tls_cert cert = {.zone = names_zone ? p->name : NULL,
+                                .names = names,
+                                .name_count = 1,
+                                .server = true,
+                                .client = true};
     char ca[NEF_PATH_MAX], ca_key[NEF_PATH_MAX], crt[NEF_PATH_MAX], key[NEF_PATH_MAX];
     nef_err err = tree_path(in, NEF_PLAN_PLACES, "ca.crt", ca);
 
@@ -224,8 +232,8 @@ static nef_err make_cert(struct init *in, uint32_t place, const char *cert_path,
     return err == NEF_OK ? NEF_OK : fail(in, err, "%s: %s", crt, nef_err_text(err));
 }
 
-/* Key and certificate in one file, as HAProxy wants; the front's own, so that it can be replaced by a public
- * one without touching a zone. */
+/* Key and certificate in one file, as HAProxy wants; the front's own, so that it can be replaced by
+ * a public one without touching a zone. */
 static nef_err make_front(struct init *in, uint32_t zone)
 {
     char crt[NEF_PATH_MAX], key[NEF_PATH_MAX], ca[NEF_PATH_MAX];
@@ -312,15 +320,21 @@ static nef_err make_nef(struct init *in, uint32_t place)
         err = tree_path(in, place, zone ? "/etc/nef/zone.yaml" : "/etc/nef/witness.yaml", path);
     if (err != NEF_OK)
         return err;
-    (void)snprintf(plan.places[place].ca, sizeof(plan.places[place].ca), "%s", "/etc/nef/pki/ca.crt");
+    (void)snprintf(plan.places[place].ca, sizeof(plan.places[place].ca), "%s",
+                   "/etc/nef/pki/ca.crt");
     err = zone ? nef_plan_write_zone(&plan, place, path) : nef_plan_write_witness(&plan, path);
     return err == NEF_OK ? NEF_OK : fail(in, err, "%s: %s", path, nef_err_text(err));
 }
 
 static nef_err make_place(struct init *in, uint32_t place)
 {
-    static const char *const directories[] = {"",         "/etc",         "/etc/default", "/etc/nef",
-                                              "/etc/nef/pki", "/etc/nef/secrets", "/etc/nef/keys",
+    static const char *const directories[] = {"",
+                                              "/etc",
+                                              "/etc/default",
+                                              "/etc/nef",
+                                              "/etc/nef/pki",
+                                              "/etc/nef/secrets",
+                                              "/etc/nef/keys",
                                               "/etc/haproxy"};
     bool zone = place != NEF_PLAN_WITNESS;
     nef_err err = NEF_OK;
@@ -354,25 +368,30 @@ static void explain(const struct init *in)
 {
     const struct nef_plan *plan = &in->plan;
 
-    printf("The files of region %s are in %s. Next, for each host (docs/operations.md has every step):\n\n",
+    printf("The files of region %s are in %s. Next, for each host (docs/operations.md has every "
+           "step):\n\n",
            plan->region, in->out);
     for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++) {
         bool zone = i != NEF_PLAN_WITNESS;
 
-        printf("  %s%s\n    rsync -a --chown=root:root %s/%s%s/ root@%s:/\n", zone ? "zone " : "witness",
-               zone ? plan->places[i].name : "", in->out, zone ? "zone-" : "witness",
-               zone ? plan->places[i].name : "", plan->places[i].host);
-        printf("    ssh root@%s 'chown -R nef: /etc/nef; chown -R etcd: /etc/nef-etcd; systemctl enable --now "
-               "etcd nef-%s%s'\n", plan->places[i].host, zone ? "zone" : "witness",
-               zone ? " haproxy" : "");
+        printf("  %s%s\n    rsync -a --chown=root:root %s/%s%s/ root@%s:/\n",
+               zone ? "zone " : "witness", zone ? plan->places[i].name : "", in->out,
+               zone ? "zone-" : "witness", zone ? plan->places[i].name : "", plan->places[i].host);
+        printf("    ssh root@%s 'chown -R nef: /etc/nef; chown -R etcd: /etc/nef-etcd; systemctl "
+               "enable --now "
+               "etcd nef-%s%s'\n",
+               plan->places[i].host, zone ? "zone" : "witness", zone ? " haproxy" : "");
     }
-    printf("\n%s/operator holds the CA's key, the customer's key and the first user: keep it off the hosts, and "
-           "keep a copy.\nWithout the customer's key nothing in the region can ever be read.\n", in->out);
+    printf("\n%s/operator holds the CA's key, the customer's key and the first user: keep it off "
+           "the hosts, and "
+           "keep a copy.\nWithout the customer's key nothing in the region can ever be read.\n",
+           in->out);
 }
 
 int nef_cmd_init(int argc, char **argv)
 {
-    const char *out = NULL, *region = "eu-paris", *zones = NULL, *witness = NULL, *data = "/var/lib/nef";
+    const char *out = NULL, *region = "eu-paris", *zones = NULL, *witness = NULL,
+               *data = "/var/lib/nef";
     uint32_t cells = NEF_CELLS_PRESET, front = FRONT_PORT_PRESET;
     const struct nef_option options[] = {
         {.name = "out", .text = &out},
@@ -390,10 +409,14 @@ int nef_cmd_init(int argc, char **argv)
 
     if (!nef_options(argc, argv, options, 0, 0, &words))
         return 2;
-    if (out == NULL || zones == NULL || witness == NULL || data[0] != '/' || !nef_zone_name_ok(region)) {
-        (void)nef_complain("init", "needs --out DIR, --zones a=HOST,b=HOST and --witness HOST; a region's "
-                                   "name is 1 to %u of a-z, 0-9 and '-', --data-dir an absolute path; see: nef "
-                                   "help init", NEF_ZONE_NAME_MAX);
+    if (out == NULL || zones == NULL || witness == NULL || data[0] != '/' ||
+        !nef_zone_name_ok(region)) {
+        (void)nef_complain(
+            "init",
+            "needs --out DIR, --zones a=HOST,b=HOST and --witness HOST; a region's "
+            "name is 1 to %u of a-z, 0-9 and '-', --data-dir an absolute path; see: nef "
+            "help init",
+            NEF_ZONE_NAME_MAX);
         return 2;
     }
     in = calloc(1, sizeof(*in));

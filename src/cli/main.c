@@ -23,7 +23,8 @@ int main(int argc, char **argv)
         printf("nef %s\n", NEF_VERSION);
         return 0;
     }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 || strcmp(argv[1], "help") == 0)
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0)
         return nef_cmd_help(argc - 1, argv + 1);
     command = nef_command_find(argv[1]);
     if (command == NULL) {

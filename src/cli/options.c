@@ -33,15 +33,16 @@ static bool set_number(const char *command, const struct nef_option *o, const ch
     number = strtoul(value, &end, 10);
     if (value[0] < '0' || value[0] > '9' || *end != 0 || errno != 0 || number < o->min ||
         number > o->max) {
-        (void)nef_complain(command, "--%s must be a number from %u to %u, not '%s'", o->name, o->min,
-                           o->max, value);
+        (void)nef_complain(command, "--%s must be a number from %u to %u, not '%s'", o->name,
+                           o->min, o->max, value);
         return false;
     }
     *o->number = (uint32_t)number;
     return true;
 }
 
-static const struct nef_option *option_of(const struct nef_option *options, const char *name, size_t bytes)
+static const struct nef_option *option_of(const struct nef_option *options, const char *name,
+                                          size_t bytes)
 {
     for (const struct nef_option *o = options; o->name != NULL; o++)
         if (strlen(o->name) == bytes && memcmp(o->name, name, bytes) == 0)

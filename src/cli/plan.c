@@ -1,14 +1,14 @@
 /* Configuration from a plan. What is decided here, and why:
  *
- *  etcd     heartbeat 100 ms and election 1000 ms (design section 10): leadership is kept at the witness by the
- *           witness process, so that the loss of a zone costs no election at all; pre-vote, so that a member
- *           that was paused comes back as a follower instead of forcing an election; client certificates
- *           both ways; the database is a few KiB, so a small quota and short snapshots; never
+ *  etcd     heartbeat 100 ms and election 1000 ms (design section 10): leadership is kept at the
+ * witness by the witness process, so that the loss of a zone costs no election at all; pre-vote, so
+ * that a member that was paused comes back as a follower instead of forcing an election; client
+ * certificates both ways; the database is a few KiB, so a small quota and short snapshots; never
  *           --unsafe-no-fsync: invariant R2 rests on etcd's word being durable.
- *  HAProxy  tells a dead zone by failed connections (redispatched at once: `option redispatch 1`) and by
- *           checks of /health/ready every 100 ms. A request that a zone may have received is never sent
- *           again, unless it is a GET or HEAD that got no byte of an answer.
- *  zones    the first one is preferred, and the only one that may create the region's record. */
+ *  HAProxy  tells a dead zone by failed connections (redispatched at once: `option redispatch 1`)
+ * and by checks of /health/ready every 100 ms. A request that a zone may have received is never
+ * sent again, unless it is a GET or HEAD that got no byte of an answer. zones    the first one is
+ * preferred, and the only one that may create the region's record. */
 #include "cli/plan.h"
 #include <ctype.h>
 #include <stdarg.h>
@@ -60,7 +60,8 @@ struct etcd_options {
     nef_err err;
 };
 
-static void NEF_PRINTF(3, 4) option(struct etcd_options *o, const char *name, const char *format, ...)
+static void NEF_PRINTF(3, 4)
+    option(struct etcd_options *o, const char *name, const char *format, ...)
 {
     va_list args;
     int written;
@@ -172,10 +173,12 @@ nef_err nef_plan_etcd_env(const struct nef_plan *plan, uint32_t place, struct ne
     etcd_options_of(plan, place, NEF_ETCD_START_NORMAL, 0, &o);
     if (o.err != NEF_OK)
         return o.err;
-    nef_buf_printf(out,
-                   "# etcd of place \"%s\" in region \"%s\"; written by nef init, for /etc/default/etcd.\n"
-                   "# ETCD_UNSAFE_NO_FSYNC must never be set: what the region promises rests on etcd's word.\n",
-                   plan->places[place].name, plan->region);
+    nef_buf_printf(
+        out,
+        "# etcd of place \"%s\" in region \"%s\"; written by nef init, for /etc/default/etcd.\n"
+        "# ETCD_UNSAFE_NO_FSYNC must never be set: what the region promises rests on etcd's "
+        "word.\n",
+        plan->places[place].name, plan->region);
     for (uint32_t i = 0; i < o.count; i++) {
         nef_buf_text(out, "ETCD_");
         for (const char *c = o.list[i].name; *c != 0; c++)
@@ -206,47 +209,48 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
     if (plan->front.pem[0] != 0)
         nef_buf_text(out, "    ssl-default-bind-options ssl-min-ver TLSv1.2 no-tls-tickets\n");
     nef_buf_text(
-        out,
-        "\n"
-        "defaults\n"
-        "    mode http\n"
-        "    log global\n"
-        "    # only requests that failed are logged; that a zone went away is said on standard error anyway\n"
-        "    option httplog\n"
-        "    option dontlog-normal\n"
-        "    option log-separate-errors\n"
-        "    timeout connect 200ms\n"
-        "    timeout check 200ms\n"
-        "    retries 3\n"
-        "    option redispatch 1\n"
-        "    # a client that stalls; data that moves in either direction counts as activity\n"
-        "    timeout client 120s\n"
-        "    # a zone may work silently on a large copy; a zone that is gone is told by its checks\n"
-        "    timeout server 900s\n"
-        "    timeout http-request 15s\n"
-        "    timeout http-keep-alive 60s\n"
-        "    timeout queue 5s\n"
-        "    option http-keep-alive\n"
-        "    # the first request of a client never goes over a connection that may just have been closed\n"
-        "    http-reuse safe\n"
-        "\n"
-        "frontend s3\n");
-    nef_buf_printf(out, "    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind), plan->front.bind,
-                   close_bracket(plan->front.bind), plan->front.port,
+        out, "\n"
+             "defaults\n"
+             "    mode http\n"
+             "    log global\n"
+             "    # only requests that failed are logged; that a zone went away is said on "
+             "standard error anyway\n"
+             "    option httplog\n"
+             "    option dontlog-normal\n"
+             "    option log-separate-errors\n"
+             "    timeout connect 200ms\n"
+             "    timeout check 200ms\n"
+             "    retries 3\n"
+             "    option redispatch 1\n"
+             "    # a client that stalls; data that moves in either direction counts as activity\n"
+             "    timeout client 120s\n"
+             "    # a zone may work silently on a large copy; a zone that is gone is told by its "
+             "checks\n"
+             "    timeout server 900s\n"
+             "    timeout http-request 15s\n"
+             "    timeout http-keep-alive 60s\n"
+             "    timeout queue 5s\n"
+             "    option http-keep-alive\n"
+             "    # the first request of a client never goes over a connection that may just have "
+             "been closed\n"
+             "    http-reuse safe\n"
+             "\n"
+             "frontend s3\n");
+    nef_buf_printf(out, "    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
+                   plan->front.bind, close_bracket(plan->front.bind), plan->front.port,
                    plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
     nef_buf_text(
-        out,
-        "    default_backend zones\n"
-        "\n"
-        "backend zones\n"
-        "    balance roundrobin\n"
-        "    option httpchk GET /health/ready\n"
-        "    http-check expect status 200\n"
-        "    retry-on conn-failure empty-response\n"
-        "    # only a read may be sent a second time; METH_GET is GET and HEAD\n"
-        "    http-request disable-l7-retry unless METH_GET\n"
-        "    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
-        "on-marked-down shutdown-sessions\n");
+        out, "    default_backend zones\n"
+             "\n"
+             "backend zones\n"
+             "    balance roundrobin\n"
+             "    option httpchk GET /health/ready\n"
+             "    http-check expect status 200\n"
+             "    retry-on conn-failure empty-response\n"
+             "    # only a read may be sent a second time; METH_GET is GET and HEAD\n"
+             "    http-request disable-l7-retry unless METH_GET\n"
+             "    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
+             "on-marked-down shutdown-sessions\n");
     for (uint32_t n = 0; n < NEF_PLAN_ZONES; n++) {
         uint32_t i = near < NEF_PLAN_ZONES ? (near + n) % NEF_PLAN_ZONES : n;
         const struct nef_place *p = &plan->places[i];
@@ -254,7 +258,8 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
         nef_buf_printf(out, "    server zone-%s %s%s%s:%u port %u", p->name, open_bracket(p->host),
                        p->host, close_bracket(p->host), p->s3, p->admin);
         if (plan->tls)
-            nef_buf_printf(out, " ssl check-ssl verify required verifyhost %s ca-file %s", p->host, ca);
+            nef_buf_printf(out, " ssl check-ssl verify required verifyhost %s ca-file %s", p->host,
+                           ca);
         nef_buf_text(out, "\n");
     }
     return nef_buf_end(out);

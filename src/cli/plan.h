@@ -1,7 +1,7 @@
-/* What a region consists of, and the configuration that follows from it. `nef up` fills a plan with loopback
- * ports and directories of one machine, `nef init` with three hosts and the paths of a package; both get
- * their zone and witness YAML, etcd options and HAProxy configuration from the functions here, so what is
- * tested on one machine is what production runs.
+/* What a region consists of, and the configuration that follows from it. `nef up` fills a plan with
+ * loopback ports and directories of one machine, `nef init` with three hosts and the paths of a
+ * package; both get their zone and witness YAML, etcd options and HAProxy configuration from the
+ * functions here, so what is tested on one machine is what production runs.
  *
  * The plan is data: no file is read here, and only nef_plan_write_* touches the disk. Any thread. */
 #ifndef NEF_CLI_PLAN_H
@@ -15,11 +15,11 @@
 #include "base/id.h"
 #include "base/limits.h"
 
-#define NEF_PLAN_ZONES   2u
-#define NEF_PLAN_PLACES  3u /* the zones, then the witness */
-#define NEF_PLAN_WITNESS 2u
-#define NEF_PATH_MAX     1024u
-#define NEF_HOST_MAX     254u
+#define NEF_PLAN_ZONES      2u
+#define NEF_PLAN_PLACES     3u /* the zones, then the witness */
+#define NEF_PLAN_WITNESS    2u
+#define NEF_PATH_MAX        1024u
+#define NEF_HOST_MAX        254u
 #define NEF_REGION_NAME_MAX 63u
 
 struct nef_place {
@@ -32,7 +32,7 @@ struct nef_place {
     char etcd_data[NEF_PATH_MAX];
     char cert[NEF_PATH_MAX], key[NEF_PATH_MAX];           /* of the nef process */
     char etcd_cert[NEF_PATH_MAX], etcd_key[NEF_PATH_MAX]; /* of the etcd member */
-    char ca[NEF_PATH_MAX];                                /* as its processes see it; so all that follow */
+    char ca[NEF_PATH_MAX]; /* as its processes see it; so all that follow */
     char token_file[NEF_PATH_MAX];
     char root_file[NEF_PATH_MAX];         /* zones only */
     char customer_key_file[NEF_PATH_MAX]; /* zones only */
@@ -48,7 +48,8 @@ struct nef_plan {
     struct {
         char bind[NEF_HOST_MAX];
         uint16_t port;
-        char pem[NEF_PATH_MAX]; /* "": plain HTTP; else key and certificates in one file, as HAProxy wants */
+        char pem[NEF_PATH_MAX]; /* "": plain HTTP; else key and certificates in one file, as HAProxy
+                                   wants */
     } front;
 };
 
@@ -66,11 +67,11 @@ enum nef_etcd_start {
     NEF_ETCD_START_FORCE, /* --force-new-cluster: alone, with the data it holds; once */
 };
 
-/* JOINED: with NEF_ETCD_START_JOIN, a bit for each place whose member belongs to the cluster (itself
- * included): etcd demands that --initial-cluster names exactly those. Otherwise ignored. */
-NEF_MUST_CHECK nef_err nef_plan_etcd_args(const struct nef_plan *plan, uint32_t place, const char *program,
-                                          enum nef_etcd_start start, unsigned joined,
-                                          struct nef_etcd_args *out);
+/* JOINED: with NEF_ETCD_START_JOIN, a bit for each place whose member belongs to the cluster
+ * (itself included): etcd demands that --initial-cluster names exactly those. Otherwise ignored. */
+NEF_MUST_CHECK nef_err nef_plan_etcd_args(const struct nef_plan *plan, uint32_t place,
+                                          const char *program, enum nef_etcd_start start,
+                                          unsigned joined, struct nef_etcd_args *out);
 /* The same options as a file for systemd's EnvironmentFile (/etc/default/etcd). */
 NEF_MUST_CHECK nef_err nef_plan_etcd_env(const struct nef_plan *plan, uint32_t place,
                                          struct nef_buf *out);
@@ -84,7 +85,8 @@ NEF_MUST_CHECK nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t ne
 void nef_plan_url(char out[NEF_URL_MAX], bool tls, const char *host, uint16_t port);
 
 /* Commented YAML to PATH, atomically. */
-NEF_MUST_CHECK nef_err nef_plan_write_zone(const struct nef_plan *plan, uint32_t zone, const char *path);
+NEF_MUST_CHECK nef_err nef_plan_write_zone(const struct nef_plan *plan, uint32_t zone,
+                                           const char *path);
 NEF_MUST_CHECK nef_err nef_plan_write_witness(const struct nef_plan *plan, const char *path);
 
 /* snprintf into a fixed field; NEF_E_LIMIT when it doesn't fit. */

@@ -41,7 +41,8 @@ static ssize_t slurp(const char *path, char *out, size_t bytes)
 
 nef_err nef_proc_parse(const char *line, char *out_state, uint64_t *out_start_ticks)
 {
-    /* The second field is the name in parentheses and may hold anything, ')' and blanks included; the last
+    /* The second field is the name in parentheses and may hold anything, ')' and blanks included;
+     * the last
      * ')' ends it. State is field 3, start time field 22 (proc(5)). */
     const char *at = strrchr(line, ')');
     char state;
@@ -116,7 +117,8 @@ void nef_proc_boot_id(char out[40])
     out[strcspn(out, "\n")] = 0;
 }
 
-void nef_proc_find(const struct nef_etcd_args *argv, enum nef_process_kind kind, struct nef_seen *out)
+void nef_proc_find(const struct nef_etcd_args *argv, enum nef_process_kind kind,
+                   struct nef_seen *out)
 {
     char *command = malloc(COMMAND_MAX);
     DIR *proc = opendir("/proc");
@@ -143,8 +145,8 @@ void nef_proc_find(const struct nef_etcd_args *argv, enum nef_process_kind kind,
 }
 
 void nef_state_survivor(const struct nef_region *r, const struct nef_programs *programs,
-                        const struct nef_supervisor_state *state, const char *boot_id, uint32_t index,
-                        struct nef_seen *out)
+                        const struct nef_supervisor_state *state, const char *boot_id,
+                        uint32_t index, struct nef_seen *out)
 {
     struct nef_process p = nef_process_at(r, index);
     pid_t recorded = state->records[index].identity.pid;

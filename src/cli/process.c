@@ -34,7 +34,8 @@ struct nef_process nef_process_at(const struct nef_region *r, uint32_t index)
     return p;
 }
 
-uint32_t nef_process_ports(const struct nef_region *r, uint32_t index, struct nef_process_port out[3])
+uint32_t nef_process_ports(const struct nef_region *r, uint32_t index,
+                           struct nef_process_port out[3])
 {
     struct nef_process process = nef_process_at(r, index);
     const struct nef_place *p =
@@ -77,8 +78,9 @@ static nef_err arguments(struct nef_etcd_args *out, uint32_t count, const char *
     return NEF_OK;
 }
 
-nef_err nef_process_args(const struct nef_region *r, uint32_t index, const struct nef_programs *programs,
-                         enum nef_etcd_start start, unsigned joined, struct nef_etcd_args *out)
+nef_err nef_process_args(const struct nef_region *r, uint32_t index,
+                         const struct nef_programs *programs, enum nef_etcd_start start,
+                         unsigned joined, struct nef_etcd_args *out)
 {
     struct nef_process p = nef_process_at(r, index);
     char config[NEF_PATH_MAX];
@@ -91,7 +93,8 @@ nef_err nef_process_args(const struct nef_region *r, uint32_t index, const struc
         return arguments(out, 4, (const char *const[]){programs->nef, "zone", "--config", config});
     case NEF_PROCESS_WITNESS:
         nef_region_path(r, config, "config/%s.yaml", p.name);
-        return arguments(out, 4, (const char *const[]){programs->nef, "witness", "--config", config});
+        return arguments(out, 4,
+                         (const char *const[]){programs->nef, "witness", "--config", config});
     case NEF_PROCESS_FRONT:
         nef_region_path(r, config, "config/haproxy.cfg");
         /* -db: in the foreground and without a master process, so that its id is the id we hold */

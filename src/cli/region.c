@@ -83,12 +83,15 @@ void nef_region_fill(struct nef_region *r)
 static nef_err check_parameters(const struct nef_region *r, struct nef_region_error *error)
 {
     if (r->port_base < 1024 || r->port_base + NEF_PORT_SPAN > 65535)
-        return nef_region_fail(error, NEF_E_INVALID, "the port base must be between 1024 and %u", 65535 - NEF_PORT_SPAN);
+        return nef_region_fail(error, NEF_E_INVALID, "the port base must be between 1024 and %u",
+                               65535 - NEF_PORT_SPAN);
     if (r->plan.cells < 1 || r->plan.cells > NEF_CELL_MAX)
-        return nef_region_fail(error, NEF_E_INVALID, "the number of cells must be between 1 and %u", NEF_CELL_MAX);
+        return nef_region_fail(error, NEF_E_INVALID, "the number of cells must be between 1 and %u",
+                               NEF_CELL_MAX);
     if (!nef_zone_name_ok(r->plan.region))
         return nef_region_fail(error, NEF_E_INVALID,
-                    "a region's name is 1 to %u of a-z, 0-9 and '-', such as eu-paris", NEF_ZONE_NAME_MAX);
+                               "a region's name is 1 to %u of a-z, 0-9 and '-', such as eu-paris",
+                               NEF_ZONE_NAME_MAX);
     return NEF_OK;
 }
 
@@ -104,29 +107,36 @@ static nef_err read_parameters(struct nef_region *r, struct nef_region_error *er
     nef_region_path(r, path, "config/parameters.json");
     if (access(path, F_OK) != 0)
         return errno == ENOENT || errno == ENOTDIR
-                   ? nef_region_fail(error, NEF_E_NOT_FOUND, "%s holds no region; make one with: nef up --dir %s",
-                          r->dir, r->dir)
-                   : nef_region_fail(error, NEF_E_CONFIG, "%s: %s; choose a directory that you may read and "
-                                                          "write with --dir", path, strerror(errno));
+                   ? nef_region_fail(error, NEF_E_NOT_FOUND,
+                                     "%s holds no region; make one with: nef up --dir %s", r->dir,
+                                     r->dir)
+                   : nef_region_fail(error, NEF_E_CONFIG,
+                                     "%s: %s; choose a directory that you may read and "
+                                     "write with --dir",
+                                     path, strerror(errno));
     root = json_load_file(path, JSON_REJECT_DUPLICATES, &at);
     if (root == NULL)
         return nef_region_fail(error, NEF_E_CONFIG, "%s:%d: %s", path, at.line, at.text);
     if (json_unpack(root, "{s:i}", "version", &version) != 0 || version != PARAMETERS_VERSION)
-        err = nef_region_fail(error, NEF_E_CONFIG, "%s: not a version that this program knows (it knows %d)", path,
-                   PARAMETERS_VERSION);
+        err = nef_region_fail(error, NEF_E_CONFIG,
+                              "%s: not a version that this program knows (it knows %d)", path,
+                              PARAMETERS_VERSION);
     else if (json_unpack_ex(root, &at, JSON_STRICT, "{s:i, s:s, s:s, s:i, s:i, s:s, s:[s, s, s!]}",
                             "version", &version, "region", &region, "region_id", &id, "port_base",
                             &base, "cells", &cells, "cluster_token", &token, "places", &names[0],
                             &names[1], &names[2]) != 0)
         err = nef_region_fail(error, NEF_E_CONFIG, "%s: %s", path, at.text);
-    else if (nef_unhex(id, strlen(id), r->plan.region_id.bytes, 16) != NEF_OK || base < 0 || cells < 0 ||
+    else if (nef_unhex(id, strlen(id), r->plan.region_id.bytes, 16) != NEF_OK || base < 0 ||
+             cells < 0 ||
              nef_text(r->plan.region, sizeof(r->plan.region), "%s", region) != NEF_OK ||
              nef_text(r->plan.cluster_token, sizeof(r->plan.cluster_token), "%s", token) != NEF_OK)
         err = nef_region_fail(error, NEF_E_CONFIG, "%s: a value is out of range", path);
     for (uint32_t i = 0; i < NEF_PLAN_PLACES && err == NEF_OK; i++)
         if (!nef_zone_name_ok(names[i]) ||
-            nef_text(r->plan.places[i].name, sizeof(r->plan.places[i].name), "%s", names[i]) != NEF_OK)
-            err = nef_region_fail(error, NEF_E_CONFIG, "%s: '%s' isn't a name of a place", path, names[i]);
+            nef_text(r->plan.places[i].name, sizeof(r->plan.places[i].name), "%s", names[i]) !=
+                NEF_OK)
+            err = nef_region_fail(error, NEF_E_CONFIG, "%s: '%s' isn't a name of a place", path,
+                                  names[i]);
     if (err == NEF_OK) {
         r->port_base = (uint32_t)base;
         r->plan.cells = (uint32_t)cells;
@@ -146,8 +156,8 @@ static nef_err write_parameters(const struct nef_region *r, struct nef_region_er
 
     nef_hex(plan->region_id.bytes, 16, id);
     root = json_pack("{s:i, s:s, s:s, s:i, s:i, s:s, s:[s, s, s]}", "version", PARAMETERS_VERSION,
-                     "region", plan->region, "region_id", id, "port_base", (int)r->port_base, "cells",
-                     (int)plan->cells, "cluster_token", plan->cluster_token, "places",
+                     "region", plan->region, "region_id", id, "port_base", (int)r->port_base,
+                     "cells", (int)plan->cells, "cluster_token", plan->cluster_token, "places",
                      plan->places[0].name, plan->places[1].name, plan->places[2].name);
     text = root != NULL ? json_dumps(root, JSON_INDENT(2)) : NULL;
     json_decref(root);
@@ -156,9 +166,10 @@ static nef_err write_parameters(const struct nef_region *r, struct nef_region_er
     nef_region_path(r, path, "config/parameters.json");
     err = nef_file_make(path, 0600, text, strlen(text));
     free(text);
-    return err == NEF_OK ? NEF_OK
-                         : nef_region_fail(error, err, "%s: %s: is the disk full or the directory read-only?", path,
-                                nef_err_text(err));
+    return err == NEF_OK
+               ? NEF_OK
+               : nef_region_fail(error, err, "%s: %s: is the disk full or the directory read-only?",
+                                 path, nef_err_text(err));
 }
 
 /* ---- files that are made once ---- */
@@ -168,11 +179,12 @@ static nef_err made(nef_err err, const char *path, struct nef_region_error *erro
     if (err == NEF_OK || err == NEF_E_EXISTS)
         return NEF_OK;
     return nef_region_fail(error, err, "%s: %s: is the disk full or the directory read-only?", path,
-                nef_err_text(err));
+                           nef_err_text(err));
 }
 
-static nef_err make_certificate(const struct nef_region *r, const char *cert_path, const char *key_path,
-                                const char *zone, struct nef_region_error *error)
+static nef_err make_certificate(const struct nef_region *r, const char *cert_path,
+                                const char *key_path, const char *zone,
+                                struct nef_region_error *error)
 {
     char ca[NEF_PATH_MAX], ca_key[NEF_PATH_MAX];
     /* no common name: etcd's JSON gateway refuses client certificates that have one */
@@ -183,8 +195,8 @@ static nef_err make_certificate(const struct nef_region *r, const char *cert_pat
     return made(nef_tls_make_cert(ca, ca_key, &cert, cert_path, key_path), cert_path, error);
 }
 
-/* In a region that exists already a lost secret is never made anew in silence: under a new customer key
- * nothing could be read, and a new CA or user would be a stranger to what runs. */
+/* In a region that exists already a lost secret is never made anew in silence: under a new customer
+ * key nothing could be read, and a new CA or user would be a stranger to what runs. */
 static nef_err check_secrets(const struct nef_region *r, struct nef_region_error *error)
 {
     const struct nef_place *any = &r->plan.places[0];
@@ -192,9 +204,12 @@ static nef_err check_secrets(const struct nef_region *r, struct nef_region_error
 
     for (size_t i = 0; i < NEF_COUNT(needed); i++)
         if (access(needed[i], R_OK) != 0)
-            return nef_region_fail(error, NEF_E_CONFIG, "%s: %s; put it back from a copy%s", needed[i],
-                        strerror(errno), needed[i] == any->customer_key_file
-                            ? ": without the customer's key nothing in this region can be read" : "");
+            return nef_region_fail(
+                error, NEF_E_CONFIG, "%s: %s; put it back from a copy%s", needed[i],
+                strerror(errno),
+                needed[i] == any->customer_key_file
+                    ? ": without the customer's key nothing in this region can be read"
+                    : "");
     return NEF_OK;
 }
 
@@ -261,20 +276,26 @@ static nef_err make_directories(const struct nef_region *r, struct nef_region_er
     for (size_t i = 0; i < NEF_COUNT(names); i++) {
         nef_region_path(r, path, "%s", names[i]);
         if (mkdir(path, 0700) != 0 && errno != EEXIST)
-            return nef_region_fail(error, NEF_E_IO, "can't make %s: %s; choose a directory that you may write with --dir",
-                        path, strerror(errno));
+            return nef_region_fail(
+                error, NEF_E_IO,
+                "can't make %s: %s; choose a directory that you may write with --dir", path,
+                strerror(errno));
     }
     for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++) {
-        /* etcd insists on 0700. A zone's own directory is made here, too, and so can be wiped whole. */
+        /* etcd insists on 0700. A zone's own directory is made here, too, and so can be wiped
+         * whole. */
         if (mkdir(r->plan.places[i].etcd_data, 0700) != 0 && errno != EEXIST)
-            return nef_region_fail(error, NEF_E_IO, "can't make %s: %s", r->plan.places[i].etcd_data, strerror(errno));
+            return nef_region_fail(error, NEF_E_IO, "can't make %s: %s",
+                                   r->plan.places[i].etcd_data, strerror(errno));
         if (i != NEF_PLAN_WITNESS && mkdir(r->plan.places[i].data, 0700) != 0 && errno != EEXIST)
-            return nef_region_fail(error, NEF_E_IO, "can't make %s: %s", r->plan.places[i].data, strerror(errno));
+            return nef_region_fail(error, NEF_E_IO, "can't make %s: %s", r->plan.places[i].data,
+                                   strerror(errno));
     }
     nef_region_path(r, path, "config");
     if (access(path, W_OK) != 0)
-        return nef_region_fail(error, NEF_E_IO, "%s isn't writable: %s; choose another directory with --dir", path,
-                    strerror(errno));
+        return nef_region_fail(error, NEF_E_IO,
+                               "%s isn't writable: %s; choose another directory with --dir", path,
+                               strerror(errno));
     return NEF_OK;
 }
 
@@ -294,16 +315,20 @@ static nef_err absolute(const char *dir, struct nef_region *out, struct nef_regi
         err = nef_text(out->dir, sizeof(out->dir), "%s", use);
     } else {
         if (getcwd(cwd, sizeof(cwd)) == NULL)
-            return nef_region_fail(error, NEF_E_SYSTEM, "the current directory: %s", strerror(errno));
+            return nef_region_fail(error, NEF_E_SYSTEM, "the current directory: %s",
+                                   strerror(errno));
         err = nef_text(out->dir, sizeof(out->dir), "%s/%s", cwd, use);
     }
     if (err != NEF_OK)
-        return nef_region_fail(error, err, "%s: the path is too long (%zu at most)", dir, sizeof(out->dir) - 1);
+        return nef_region_fail(error, err, "%s: the path is too long (%zu at most)", dir,
+                               sizeof(out->dir) - 1);
     for (const char *c = out->dir; *c != 0; c++) {
-        /* It goes into haproxy.cfg and YAML; a quote or a newline there would be somebody's surprise. */
+        /* It goes into haproxy.cfg and YAML; a quote or a newline there would be somebody's
+         * surprise. */
         if ((unsigned char)*c <= ' ' || strchr("\"'\\#$", *c) != NULL)
-            return nef_region_fail(error, NEF_E_INVALID,
-                        "%s: the path of a region can't have blanks, quotes, '\\', '#' or '$'", out->dir);
+            return nef_region_fail(
+                error, NEF_E_INVALID,
+                "%s: the path of a region can't have blanks, quotes, '\\', '#' or '$'", out->dir);
     }
     return NEF_OK;
 }
@@ -365,16 +390,19 @@ nef_err nef_region_make(const char *dir, const struct nef_region_wish *wish, str
         err = check_parameters(&r, error);
     } else if (err == NEF_OK) {
         if (wish->port_base != 0 && wish->port_base != r.port_base)
-            err = nef_region_fail(error, NEF_E_INVALID,
-                       "the region in %s has port base %u; it can't change (leave --port-base out)", r.dir,
-                       r.port_base);
+            err = nef_region_fail(
+                error, NEF_E_INVALID,
+                "the region in %s has port base %u; it can't change (leave --port-base out)", r.dir,
+                r.port_base);
         else if (wish->cells != 0 && wish->cells != r.plan.cells)
-            err = nef_region_fail(error, NEF_E_INVALID,
-                       "the region in %s has %u cells; that can't change (leave --cells out)", r.dir,
-                       r.plan.cells);
+            err = nef_region_fail(
+                error, NEF_E_INVALID,
+                "the region in %s has %u cells; that can't change (leave --cells out)", r.dir,
+                r.plan.cells);
         else if (wish->region != NULL && strcmp(wish->region, r.plan.region) != 0)
-            err = nef_region_fail(error, NEF_E_INVALID, "the region in %s is called %s (leave --region out)", r.dir,
-                       r.plan.region);
+            err = nef_region_fail(error, NEF_E_INVALID,
+                                  "the region in %s is called %s (leave --region out)", r.dir,
+                                  r.plan.region);
     }
     if (err != NEF_OK)
         return err;

@@ -1,17 +1,17 @@
 /* A region on one machine: the directory that `nef up` makes and every other command reads.
  *
  *   DIR/region.json            what clients and tests need; kept current by the supervisor
- *   DIR/config/region.yaml...  parameters.json, zone-a.yaml, zone-b.yaml, witness.yaml, haproxy.cfg
+ *   DIR/config/                parameters.json, zone-a.yaml, zone-b.yaml, witness.yaml, haproxy.cfg
  *   DIR/pki/                   the region's CA and the certificates of its processes
  *   DIR/keys/customer.key      the customer's key, until a key manager holds it
  *   DIR/secrets/               root.json (first user), admin.token
  *   DIR/zone-a/ DIR/etcd-a/... data
  *   DIR/logs/NAME.log          what each process says; .1 is the part before
- *   DIR/supervisor.*           socket, lock, and state.json (what ran, so that a new supervisor adopts it)
+ *   DIR/supervisor.*           socket, lock, log, and supervisor.json: what ran, to be adopted
  *
- * parameters.json is written last when a region is made: without it DIR holds no region, and making it is
- * simply repeated (every file made once is kept). Files that exist are never overwritten, so an operator
- * may edit the configuration. */
+ * parameters.json is written last when a region is made: without it DIR holds no region, and making
+ * it is simply repeated (every file made once is kept). Files that exist are never overwritten, so
+ * an operator may edit the configuration. */
 #ifndef NEF_CLI_REGION_H
 #define NEF_CLI_REGION_H
 
@@ -40,17 +40,17 @@ nef_err nef_region_fail(struct nef_region_error *error, nef_err err, const char 
     NEF_PRINTF(3, 4);
 
 struct nef_region_wish {
-    const char *region;  /* NULL: as it is, or eu-paris */
-    uint32_t port_base;  /* 0: as it is, or 9000 */
-    uint32_t cells;      /* 0: as it is, or 4 */
+    const char *region; /* NULL: as it is, or eu-paris */
+    uint32_t port_base; /* 0: as it is, or 9000 */
+    uint32_t cells;     /* 0: as it is, or 4 */
 };
 
-/* Read the region that DIR holds. NEF_E_NOT_FOUND: none there. NEF_E_CONFIG: what is there can't be used.
- * error->text says so for a person, and what to do. */
+/* Read the region that DIR holds. NEF_E_NOT_FOUND: none there. NEF_E_CONFIG: what is there can't be
+ * used. error->text says so for a person, and what to do. */
 NEF_MUST_CHECK nef_err nef_region_open(const char *dir, struct nef_region *out,
                                        struct nef_region_error *error);
-/* The same, making it if there is none, and whatever file of it is missing but data. A WISH that differs
- * from what is there is refused: neither ports nor cells can change. */
+/* The same, making it if there is none, and whatever file of it is missing but data. A WISH that
+ * differs from what is there is refused: neither ports nor cells can change. */
 NEF_MUST_CHECK nef_err nef_region_make(const char *dir, const struct nef_region_wish *wish,
                                        struct nef_region *out, bool *out_made,
                                        struct nef_region_error *error);
@@ -64,7 +64,12 @@ void nef_region_path(const struct nef_region *r, char out[NEF_PATH_MAX], const c
 
 /* ---- processes ---- */
 
-enum nef_process_kind { NEF_PROCESS_ETCD, NEF_PROCESS_ZONE, NEF_PROCESS_WITNESS, NEF_PROCESS_FRONT };
+enum nef_process_kind {
+    NEF_PROCESS_ETCD,
+    NEF_PROCESS_ZONE,
+    NEF_PROCESS_WITNESS,
+    NEF_PROCESS_FRONT
+};
 #define NEF_PROCESS_COUNT 7u /* in this order: etcd of each place, zones, witness, front */
 
 struct nef_process {
@@ -80,15 +85,17 @@ struct nef_process_port {
     uint16_t port;
     const char *use;
 };
-uint32_t nef_process_ports(const struct nef_region *r, uint32_t index, struct nef_process_port out[3]);
+uint32_t nef_process_ports(const struct nef_region *r, uint32_t index,
+                           struct nef_process_port out[3]);
 
 /* Its command line. nef, etcd, haproxy: absolute programs. start, joined: see nef_plan_etcd_args. */
 struct nef_programs {
     char nef[NEF_PATH_MAX], etcd[NEF_PATH_MAX], haproxy[NEF_PATH_MAX];
 };
 NEF_MUST_CHECK nef_err nef_process_args(const struct nef_region *r, uint32_t index,
-                                        const struct nef_programs *programs, enum nef_etcd_start start,
-                                        unsigned joined, struct nef_etcd_args *out);
+                                        const struct nef_programs *programs,
+                                        enum nef_etcd_start start, unsigned joined,
+                                        struct nef_etcd_args *out);
 /* This program, and etcd and haproxy on PATH or in /usr/sbin, /usr/local/sbin. */
 NEF_MUST_CHECK nef_err nef_programs_find(struct nef_programs *out, struct nef_region_error *error);
 

@@ -9,8 +9,9 @@
 #include "crypto/crypto.h"
 #include "io/files.h"
 
-#define STATE_VERSION   1
-#define STATE_BYTES_MAX ((size_t)256 << 10) /* a few KiB are used; a limit on what a broken file costs */
+#define STATE_VERSION 1
+#define STATE_BYTES_MAX                                                                            \
+    ((size_t)256 << 10) /* a few KiB are used; a limit on what a broken file costs */
 
 static const char *const wanted_names[] = {"run", "stop", "pause"};
 
@@ -38,17 +39,17 @@ json_t *nef_up_state_encode(const struct nef_region *r, const struct nef_supervi
         if (json_array_append_new(list, json_pack("{s:s, s:s, s:I, s:I, s:s}", "name", p.name,
                                                   "wanted", wanted_names[record->wanted], "pid",
                                                   (json_int_t)record->identity.pid, "start_ticks",
-                                                  (json_int_t)record->identity.start_ticks, "command",
-                                                  command)) != 0) {
+                                                  (json_int_t)record->identity.start_ticks,
+                                                  "command", command)) != 0) {
             json_decref(list);
             list = NULL;
         }
     }
     if (list == NULL)
         return NULL;
-    root = json_pack("{s:i, s:s, s:b, s:i, s:o}", "version", STATE_VERSION, "boot_id", state->boot_id,
-                     "etcd_formed", (int)state->etcd_formed, "etcd_void", (int)state->etcd_void,
-                     "processes", list);
+    root = json_pack("{s:i, s:s, s:b, s:i, s:o}", "version", STATE_VERSION, "boot_id",
+                     state->boot_id, "etcd_formed", (int)state->etcd_formed, "etcd_void",
+                     (int)state->etcd_void, "processes", list);
     return root;
 }
 
@@ -59,8 +60,8 @@ static nef_err decode_record(const json_t *item, struct nef_record *out)
     struct nef_record record = {.wanted = NEF_WANTED_RUN};
     size_t w;
 
-    if (json_unpack((json_t *)(uintptr_t)item, "{s:s, s:I, s:I, s:s}", "wanted", &wanted, "pid", &pid,
-                    "start_ticks", &ticks, "command", &command) != 0)
+    if (json_unpack((json_t *)(uintptr_t)item, "{s:s, s:I, s:I, s:s}", "wanted", &wanted, "pid",
+                    &pid, "start_ticks", &ticks, "command", &command) != 0)
         return NEF_E_CONFIG;
     for (w = 0; w < NEF_COUNT(wanted_names) && strcmp(wanted, wanted_names[w]) != 0; w++)
         continue;
@@ -76,7 +77,7 @@ static nef_err decode_record(const json_t *item, struct nef_record *out)
 }
 
 nef_err nef_up_state_decode(const struct nef_region *r, const json_t *root,
-                         struct nef_supervisor_state *out)
+                            struct nef_supervisor_state *out)
 {
     struct nef_supervisor_state state = {.etcd_formed = false};
     json_t *list;
@@ -146,9 +147,9 @@ nef_err nef_state_load(const struct nef_region *r, struct nef_supervisor_state *
         err = root != NULL ? nef_up_state_decode(r, root, out) : NEF_E_CONFIG;
     }
     if (err != NEF_OK)
-        err = nef_region_fail(error, err,
-                              "%s: %s; stop what runs of the region, remove the file and run nef up", path,
-                              nef_err_text(err));
+        err = nef_region_fail(
+            error, err, "%s: %s; stop what runs of the region, remove the file and run nef up",
+            path, nef_err_text(err));
     json_decref(root);
     nef_buf_free(&text);
     return err;
@@ -188,7 +189,8 @@ void nef_command_digest(const struct nef_etcd_args *argv, uint8_t out[32])
 }
 
 /* The argument that no other process of any region has. */
-static bool names_us(const char *argument, const struct nef_etcd_args *argv, enum nef_process_kind kind)
+static bool names_us(const char *argument, const struct nef_etcd_args *argv,
+                     enum nef_process_kind kind)
 {
     if (kind != NEF_PROCESS_ETCD)
         return strcmp(argument, argv->argv[argv->count - 1]) == 0;
@@ -214,7 +216,8 @@ bool nef_command_matches(const struct nef_etcd_args *argv, enum nef_process_kind
             const char *base = strrchr(argument, '/'), *want = strrchr(argv->argv[0], '/');
 
             /* The name, not the path: the program may have been upgraded to another place. */
-            if (strcmp(base != NULL ? base + 1 : argument, want != NULL ? want + 1 : argv->argv[0]) != 0)
+            if (strcmp(base != NULL ? base + 1 : argument,
+                       want != NULL ? want + 1 : argv->argv[0]) != 0)
                 return false;
         } else if (number == 1 && !verb) {
             verb = strcmp(argument, argv->argv[1]) == 0;
@@ -256,7 +259,8 @@ static json_t *etcd_json(const struct nef_region *r, uint32_t i, pid_t pid)
                      p->etcd_cert, "key", p->etcd_key, "pid", pid_json(pid));
 }
 
-json_t *nef_region_json(const struct nef_region *r, const struct nef_child_view views[NEF_PROCESS_COUNT])
+json_t *nef_region_json(const struct nef_region *r,
+                        const struct nef_child_view views[NEF_PROCESS_COUNT])
 {
     const struct nef_plan *plan = &r->plan;
     char endpoint[NEF_URL_MAX], admin[NEF_URL_MAX], log[NEF_PATH_MAX];
@@ -271,10 +275,10 @@ json_t *nef_region_json(const struct nef_region *r, const struct nef_child_view 
         struct nef_process p = nef_process_at(r, i);
 
         nef_region_path(r, log, "logs/%s.log", p.name);
-        failed = json_array_append_new(
-                     processes, json_pack("{s:s, s:o, s:s, s:s}", "name", p.name, "pid",
-                                          pid_json(views[i].pid), "state",
-                                          nef_child_state_name(views[i].state), "log", log)) != 0;
+        failed = json_array_append_new(processes, json_pack("{s:s, s:o, s:s, s:s}", "name", p.name,
+                                                            "pid", pid_json(views[i].pid), "state",
+                                                            nef_child_state_name(views[i].state),
+                                                            "log", log)) != 0;
         if (!failed && p.kind == NEF_PROCESS_ZONE)
             failed = json_array_append_new(zones, zone_json(r, p.place, views[i].pid)) != 0;
         if (!failed && p.kind == NEF_PROCESS_ETCD)

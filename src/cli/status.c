@@ -33,7 +33,8 @@ static void print_zone(const json_t *zone)
 {
     const json_t *catch_up = json_object_get(zone, "catch_up");
     double contact = nef_json_number(zone, "last_contact_ms", -1);
-    double left = nef_json_number(catch_up, "bytes_left", 0), eta = nef_json_number(catch_up, "eta_s", -1);
+    double left = nef_json_number(catch_up, "bytes_left", 0),
+           eta = nef_json_number(catch_up, "eta_s", -1);
     char contact_text[32] = "-", left_text[32] = "-", eta_text[32] = "";
 
     if (contact >= 0)
@@ -43,8 +44,9 @@ static void print_zone(const json_t *zone)
     if (left > 0 && eta >= 0)
         (void)snprintf(eta_text, sizeof(eta_text), ", %.0f s", eta);
     printf("%-12s %-12s %-8s %12s   %s%s\n", nef_json_text(zone, "name", "?"),
-           nef_json_text(zone, "state", "?"), json_is_true(json_object_get(zone, "in_sync")) ? "yes" : "no",
-           contact_text, left_text, eta_text);
+           nef_json_text(zone, "state", "?"),
+           json_is_true(json_object_get(zone, "in_sync")) ? "yes" : "no", contact_text, left_text,
+           eta_text);
 }
 
 static void print_cell(const json_t *cell)
@@ -55,7 +57,8 @@ static void print_cell(const json_t *cell)
     char text[32];
 
     nef_human_bytes(text, nef_json_number(cell, "lag", 0));
-    printf("%-12.0f %-12s %-8s", nef_json_number(cell, "id", -1), nef_json_text(cell, "primary", "-"), text);
+    printf("%-12.0f %-12s %-8s", nef_json_number(cell, "id", -1),
+           nef_json_text(cell, "primary", "-"), text);
     json_object_foreach((json_t *)(uintptr_t)ends, zone, end)
         printf("  %s %" JSON_INTEGER_FORMAT, zone, json_integer_value(end));
     printf("\n");
@@ -73,11 +76,9 @@ bool nef_status_print(const json_t *root)
     printf("durability %s   epoch %" JSON_INTEGER_FORMAT "\n\n", durability,
            json_integer_value(json_object_get(root, "epoch")));
     printf("%-12s %-12s %-8s %12s   %s\n", "ZONE", "STATE", "IN SYNC", "LAST CONTACT", "CATCH-UP");
-    json_array_foreach(zones, n, item)
-        print_zone(item);
+    json_array_foreach(zones, n, item) print_zone(item);
     printf("\n%-12s %-12s %-8s  %s\n", "CELL", "PRIMARY", "LAG", "LOG END");
-    json_array_foreach(cells, n, item)
-        print_cell(item);
+    json_array_foreach(cells, n, item) print_cell(item);
     return true;
 }
 

@@ -1,7 +1,8 @@
 /* The supervisor of a region on one machine: one thread, one poll.
  *
- * It owns no data and serves no request: killed at any moment, the region goes on, and the next `nef up`
- * starts a supervisor that adopts what runs. A lock on DIR/supervisor.lock keeps it the only one. */
+ * It owns no data and serves no request: killed at any moment, the region goes on, and the next
+ * `nef up` starts a supervisor that adopts what runs. A lock on DIR/supervisor.lock keeps it the
+ * only one. */
 #include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
@@ -55,7 +56,8 @@ static void answer(struct client *client, const char *error)
     char *text = root != NULL ? json_dumps(root, JSON_COMPACT) : NULL;
 
     if (text != NULL) {
-        /* A line of this length fits any socket's buffer; who doesn't read it doesn't hold us up. */
+        /* A line of this length fits any socket's buffer; who doesn't read it doesn't hold us up.
+         */
         (void)send(client->fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
         (void)send(client->fd, "\n", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
     }
@@ -68,7 +70,8 @@ static uint32_t place_of(const struct nef_children *c, const char *name)
 {
     uint32_t i = 0;
 
-    while (i < NEF_PLAN_PLACES && (name == NULL || strcmp(c->region.plan.places[i].name, name) != 0))
+    while (i < NEF_PLAN_PLACES &&
+           (name == NULL || strcmp(c->region.plan.places[i].name, name) != 0))
         i++;
     return i;
 }
@@ -103,13 +106,13 @@ static void execute(struct supervisor *s, struct client *client)
     const char *command = NULL, *zone = NULL, *how = NULL;
     uint32_t index;
 
-    if (root == NULL ||
-        json_unpack(root, "{s:s, s?:s, s?:s}", "command", &command, "zone", &zone, "how", &how) != 0) {
+    if (root == NULL || json_unpack(root, "{s:s, s?:s, s?:s}", "command", &command, "zone", &zone,
+                                    "how", &how) != 0) {
         answer(client, "not a command");
         goto out;
     }
-    nef_trace(NEF_TRACE_INFO, "command", "s:command", command, "s:zone", zone != NULL ? zone : "", "s:how",
-              how != NULL ? how : "", NULL);
+    nef_trace(NEF_TRACE_INFO, "command", "s:command", command, "s:zone", zone != NULL ? zone : "",
+              "s:how", how != NULL ? how : "", NULL);
     if (strcmp(command, "ping") == 0) {
         answer(client, NULL);
     } else if (strcmp(command, "down") == 0) {
@@ -192,7 +195,8 @@ static void answer_waiting(struct supervisor *s)
 
 static void forget_environment(void)
 {
-    /* etcd takes options from ETCD_*: one that is set in the shell of the operator must not reach a member. */
+    /* etcd takes options from ETCD_*: one that is set in the shell of the operator must not reach a
+     * member. */
     for (uint32_t i = 0; environ != NULL && environ[i] != NULL;) {
         char name[128];
         size_t bytes = strcspn(environ[i], "=");
@@ -264,8 +268,8 @@ static nef_err open_all(struct supervisor *s, const char *dir)
         goto out;
     s->listener = nef_control_socket(&region, true);
     if (s->listener < 0 || s->signals < 0 || write_pid(&region) != NEF_OK) {
-        err = nef_region_fail(&error, NEF_E_SYSTEM, "%s: control socket or pid file: %s", region.dir,
-                              strerror(errno));
+        err = nef_region_fail(&error, NEF_E_SYSTEM, "%s: control socket or pid file: %s",
+                              region.dir, strerror(errno));
     }
 out:
     if (err != NEF_OK)

@@ -1,5 +1,5 @@
-/* `nef up`: a whole region on this machine. Makes it if DIR holds none, starts a supervisor if none runs, and
- * waits until the region serves. */
+/* `nef up`: a whole region on this machine. Makes it if DIR holds none, starts a supervisor if none
+ * runs, and waits until the region serves. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -32,7 +32,8 @@ static bool port_free(uint16_t port)
     if (fd < 0)
         return true; /* whoever binds it says what is wrong */
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)); /* else TIME_WAIT counts as used */
+    (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one,
+                     sizeof(one)); /* else TIME_WAIT counts as used */
     good = bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 || errno != EADDRINUSE;
     (void)close(fd); /* nothing was sent */
     return good;
@@ -60,10 +61,12 @@ static bool ports_free(const struct nef_region *r, const struct nef_programs *pr
         for (uint32_t k = 0; k < count && !seen.there; k++) {
             if (port_free(ports[k].port))
                 continue;
-            (void)nef_complain("up", "port %u, where %s listens for %s, is in use by another program (see it "
-                                     "with: ss -ltnp 'sport = :%u'); stop that, or make a region elsewhere: "
-                                     "nef up --dir OTHER --port-base %u", ports[k].port, p.name, ports[k].use,
-                               ports[k].port, r->port_base + 1000);
+            (void)nef_complain(
+                "up",
+                "port %u, where %s listens for %s, is in use by another program (see it "
+                "with: ss -ltnp 'sport = :%u'); stop that, or make a region elsewhere: "
+                "nef up --dir OTHER --port-base %u",
+                ports[k].port, p.name, ports[k].use, ports[k].port, r->port_base + 1000);
             return false;
         }
     }
@@ -72,7 +75,8 @@ static bool ports_free(const struct nef_region *r, const struct nef_programs *pr
 
 /* ---- the supervisor ---- */
 
-static _Noreturn void become_supervisor(const struct nef_region *r, const struct nef_programs *programs)
+static _Noreturn void become_supervisor(const struct nef_region *r,
+                                        const struct nef_programs *programs)
 {
     char log[NEF_PATH_MAX];
     int in = open("/dev/null", O_RDONLY | O_CLOEXEC), out;
@@ -80,7 +84,8 @@ static _Noreturn void become_supervisor(const struct nef_region *r, const struct
     nef_region_path(r, log, "logs/supervisor.log");
     out = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     (void)setsid(); /* a child of fork is no group leader: can't fail */
-    if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 || chdir("/") != 0)
+    if (in < 0 || out < 0 || dup2(in, 0) < 0 || dup2(out, 1) < 0 || dup2(out, 2) < 0 ||
+        chdir("/") != 0)
         _exit(126);
     (void)close_range(3, ~0u, 0);
     (void)execl(programs->nef, programs->nef, "supervise", "--dir", r->dir, (char *)NULL);
@@ -107,7 +112,8 @@ static bool start_supervisor(const struct nef_region *r, const struct nef_progra
             break;
         (void)usleep(20000);
     }
-    (void)nef_complain("up", "the supervisor doesn't start; the end of %s/logs/supervisor.log:", r->dir);
+    (void)nef_complain("up",
+                       "the supervisor doesn't start; the end of %s/logs/supervisor.log:", r->dir);
     {
         char path[NEF_PATH_MAX], line[1024];
         FILE *file;
@@ -132,13 +138,16 @@ static void introduce(const struct nef_region *r)
            "endpoint    http://%s:%u\n"
            "access key  %s\n"
            "secret key  %s\n"
-           "try         curl --aws-sigv4 aws:amz:%s:s3 -H x-amz-content-sha256:UNSIGNED-PAYLOAD --user %s:%s "
+           "try         curl --aws-sigv4 aws:amz:%s:s3 -H x-amz-content-sha256:UNSIGNED-PAYLOAD "
+           "--user %s:%s "
            "http://%s:%u/\n"
-           "All of it is on one machine, which is one failure domain: this shows how a region behaves, it "
+           "All of it is on one machine, which is one failure domain: this shows how a region "
+           "behaves, it "
            "doesn't protect data. Three hosts: nef help init\n",
            r->plan.region, r->plan.places[0].name, r->plan.places[1].name, r->plan.cells, r->dir,
-           r->plan.front.bind, r->plan.front.port, r->root.access_key, r->root.secret_key, r->plan.region,
-           r->root.access_key, r->root.secret_key, r->plan.front.bind, r->plan.front.port);
+           r->plan.front.bind, r->plan.front.port, r->root.access_key, r->root.secret_key,
+           r->plan.region, r->root.access_key, r->root.secret_key, r->plan.front.bind,
+           r->plan.front.port);
 }
 
 static void tell_stopped(const struct nef_region *r)
@@ -151,8 +160,8 @@ static void tell_stopped(const struct nef_region *r)
         const char *state = view.state[NEF_PLAN_PLACES + i];
 
         if (strcmp(state, "stopped") == 0 || strcmp(state, "paused") == 0)
-            printf("zone %s is %s; bring it back with: nef zone-start --dir %s %s\n", r->plan.places[i].name,
-                   state, r->dir, r->plan.places[i].name);
+            printf("zone %s is %s; bring it back with: nef zone-start --dir %s %s\n",
+                   r->plan.places[i].name, state, r->dir, r->plan.places[i].name);
     }
 }
 
@@ -187,8 +196,10 @@ static int watch_until_end(const struct nef_region *r, bool started)
 {
     struct nef_region_error error = {{0}};
 
-    printf(started ? "Ctrl-C stops the region.\n\n"
-                   : "The region was running already: Ctrl-C ends this view and leaves it running.\n\n");
+    printf(
+        started
+            ? "Ctrl-C stops the region.\n\n"
+            : "The region was running already: Ctrl-C ends this view and leaves it running.\n\n");
     nef_up_watch(r);
     if (!started)
         return 0;
@@ -230,14 +241,19 @@ int nef_cmd_up(int argc, char **argv)
         if (nef_region_make(dir, &wish, r, &made, &why) != NEF_OK)
             status = nef_complain("up", "%s", why.text);
         else
-            printf("the region's files are in %s, its configuration in %s/config; start it with: nef up --dir "
-                   "%s\n", r->dir, r->dir, r->dir);
+            printf("the region's files are in %s, its configuration in %s/config; start it with: "
+                   "nef up --dir "
+                   "%s\n",
+                   r->dir, r->dir, r->dir);
     } else if (!bring_up(r, &wish, dir, &started)) {
         status = 1;
     } else if (!nef_up_wait(r, SERVE_MS, &why)) {
-        status = nef_complain("up", "the region doesn't serve: %s\n"
-                                    "What started was left as it is; look with: nef status --dir %s; stop it "
-                                    "with: nef down --dir %s", why.text, r->dir, r->dir);
+        status =
+            nef_complain("up",
+                         "the region doesn't serve: %s\n"
+                         "What started was left as it is; look with: nef status --dir %s; stop it "
+                         "with: nef down --dir %s",
+                         why.text, r->dir, r->dir);
     } else {
         introduce(r);
         tell_stopped(r);

@@ -13,12 +13,12 @@ struct nef_region_view {
 };
 NEF_MUST_CHECK nef_err nef_region_view(const struct nef_region *r, struct nef_region_view *out);
 
-/* Wait until the region serves: every zone that isn't stopped is ready, answers come through the front, and
- * writes are durable in all of them. False: out_why says what failed. */
+/* Wait until the region serves: every zone that isn't stopped is ready, answers come through the
+ * front, and writes are durable in all of them. False: out_why says what failed. */
 bool nef_up_wait(const struct nef_region *r, uint32_t timeout_ms, struct nef_region_error *out_why);
 
-/* One live line a zone until SIGINT, SIGTERM or SIGHUP, or until the supervisor is gone. In a terminal the
- * lines stay in place; elsewhere a line is printed when it changes. */
+/* One live line a zone until SIGINT, SIGTERM or SIGHUP, or until the supervisor is gone. In a
+ * terminal the lines stay in place; elsewhere a line is printed when it changes. */
 void nef_up_watch(const struct nef_region *r);
 
 /* The last lines of a process's log, indented, to standard error. */

@@ -1,4 +1,5 @@
-/* When does a region serve? Asked from outside, as a client would: through the front, and of each zone. */
+/* When does a region serve? Asked from outside, as a client would: through the front, and of each
+ * zone. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,13 +28,15 @@ nef_err nef_region_view(const struct nef_region *r, struct nef_region_view *out)
     err = nef_file_read(path, REGION_JSON_MAX, true, &text);
     if (err == NEF_OK && (root = json_loadb((const char *)text.data, text.bytes, 0, NULL)) == NULL)
         err = NEF_E_CONFIG;
-    json_array_foreach(json_object_get(root, "processes"), n, item) {
+    json_array_foreach(json_object_get(root, "processes"), n, item)
+    {
         for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++) {
             struct nef_process p = nef_process_at(r, i);
 
             if (strcmp(p.name, nef_json_text(item, "name", "")) != 0)
                 continue;
-            (void)snprintf(view.state[i], sizeof(view.state[i]), "%s", nef_json_text(item, "state", ""));
+            (void)snprintf(view.state[i], sizeof(view.state[i]), "%s",
+                           nef_json_text(item, "state", ""));
             view.pid[i] = (int64_t)nef_json_number(item, "pid", 0);
         }
     }
@@ -100,7 +103,7 @@ static bool processes_run(struct waiting *w, const struct nef_region_view *view)
             w->hopeless = true;
         if (!stopped(view->state[i]) && strcmp(view->state[i], "running") != 0) {
             say(w, "%s is %s; see %s/logs/%s.log", p.name,
-                           view->state[i][0] != 0 ? view->state[i] : "not there", w->r->dir, p.name);
+                view->state[i][0] != 0 ? view->state[i] : "not there", w->r->dir, p.name);
             all = false;
             if (w->hopeless) {
                 nef_up_log_tail(w->r, i);
@@ -127,19 +130,19 @@ static bool zones_ready(struct waiting *w, const struct nef_region_view *view)
         if (stopped(view->state[index]))
             continue;
         count++;
-        if (nef_caller_zone(&w->admin, i, NULL, "/health/ready", NULL, 1000, &status, &root) != NEF_OK &&
+        if (nef_caller_zone(&w->admin, i, NULL, "/health/ready", NULL, 1000, &status, &root) !=
+                NEF_OK &&
             status != 200) {
-            say(w, "zone %s isn't ready (%s); see %s/logs/zone-%s.log",
-                           w->r->plan.places[i].name, w->admin.error, w->r->dir,
-                           w->r->plan.places[i].name);
+            say(w, "zone %s isn't ready (%s); see %s/logs/zone-%s.log", w->r->plan.places[i].name,
+                w->admin.error, w->r->dir, w->r->plan.places[i].name);
             return false;
         }
         json_decref(root);
         root = NULL;
     }
     if (count == 0) {
-        say(w, "all zones are stopped; start one with: nef zone-start --dir %s %s",
-                       w->r->dir, w->r->plan.places[0].name);
+        say(w, "all zones are stopped; start one with: nef zone-start --dir %s %s", w->r->dir,
+            w->r->plan.places[0].name);
         w->hopeless = true;
         return false;
     }
@@ -168,11 +171,12 @@ static bool front_answers(struct waiting *w)
         struct nef_http_call call = {.url = url, .timeout_ms = 1000};
         nef_err err = nef_http_do(&call, &answer);
 
-        /* without a signature a zone refuses (403): that is an answer. HAProxy without a zone says 503. */
+        /* without a signature a zone refuses (403): that is an answer. HAProxy without a zone says
+         * 503. */
         good = err == NEF_OK && answer.status < 500;
         if (!good)
             say(w, "the front %s doesn't answer (%s%ld)", url,
-                           err != NEF_OK ? answer.error : "status ", answer.status);
+                err != NEF_OK ? answer.error : "status ", answer.status);
     }
     nef_buf_free(&answer.body);
     return good;

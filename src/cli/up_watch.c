@@ -14,7 +14,8 @@ struct zone_line {
     double log_end, rate; /* bytes, bytes a second */
     uint64_t at_ms;
     char text[LINE_MAX_BYTES];
-    char key[LINE_MAX_BYTES]; /* what doesn't change with every second: for output that is no terminal */
+    char key[LINE_MAX_BYTES]; /* what doesn't change with every second: for output that is no
+                                 terminal */
 };
 
 static double sum_of_log_ends(const json_t *cells, const char *zone)
@@ -23,8 +24,8 @@ static double sum_of_log_ends(const json_t *cells, const char *zone)
     json_t *cell;
     size_t n;
 
-    json_array_foreach(cells, n, cell)
-        sum += nef_json_number(json_object_get(cell, "log_end"), zone, 0);
+    json_array_foreach(cells, n, cell) sum +=
+        nef_json_number(json_object_get(cell, "log_end"), zone, 0);
     return sum;
 }
 
@@ -33,9 +34,8 @@ static const json_t *zone_of(const json_t *root, const char *name)
     json_t *item;
     size_t n;
 
-    json_array_foreach(json_object_get(root, "zones"), n, item)
-        if (strcmp(nef_json_text(item, "name", ""), name) == 0)
-            return item;
+    json_array_foreach(json_object_get(root, "zones"), n,
+                       item) if (strcmp(nef_json_text(item, "name", ""), name) == 0) return item;
     return NULL;
 }
 
@@ -59,7 +59,8 @@ static void describe(const struct nef_region *r, uint32_t i, const struct nef_re
         line->at_ms = 0;
         return;
     }
-    json_array_foreach(cells, n, cell) {
+    json_array_foreach(cells, n, cell)
+    {
         total++;
         if (strcmp(nef_json_text(cell, "primary", ""), name) == 0)
             primary++;
@@ -78,8 +79,9 @@ static void describe(const struct nef_region *r, uint32_t i, const struct nef_re
         (void)snprintf(role, sizeof(role), "primary of %u/%u", primary, total);
     nef_human_bytes(rate, line->rate);
     nef_human_bytes(lag_text, lag);
-    (void)snprintf(line->text, sizeof(line->text), "zone %-8s %-16s %-12s %12s/s   lag %s", name, role,
-                   in_sync ? "in sync" : nef_json_text(zone, "state", "away"), rate, lag_text);
+    (void)snprintf(line->text, sizeof(line->text), "zone %-8s %-16s %-12s %12s/s   lag %s", name,
+                   role, in_sync ? "in sync" : nef_json_text(zone, "state", "away"), rate,
+                   lag_text);
     (void)snprintf(line->key, sizeof(line->key), "zone %-8s %-16s %s", name, role,
                    in_sync ? "in sync" : nef_json_text(zone, "state", "away"));
 }
@@ -100,7 +102,8 @@ static void show(struct zone_line *lines, struct zone_line *before, bool termina
 
 void nef_up_watch(const struct nef_region *r)
 {
-    struct zone_line lines[NEF_PLAN_ZONES] = {{.at_ms = 0}}, before[NEF_PLAN_ZONES] = {{.at_ms = 0}};
+    struct zone_line lines[NEF_PLAN_ZONES] = {{.at_ms = 0}},
+                     before[NEF_PLAN_ZONES] = {{.at_ms = 0}};
     const struct timespec second = {.tv_sec = 1};
     struct nef_region_error error;
     struct nef_caller admin;

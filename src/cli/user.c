@@ -1,14 +1,16 @@
-/* `nef user`: who may use the region. Users are ops of the region's log; this asks a zone to write them. */
+/* `nef user`: who may use the region. Users are ops of the region's log; this asks a zone to write
+ * them. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "cli/cli.h"
 #include "crypto/crypto.h"
 
-static int add(struct nef_caller *admin, const char *name, const char *bucket, bool read_only, bool as_json)
+static int add(struct nef_caller *admin, const char *name, const char *bucket, bool read_only,
+               bool as_json)
 {
-    json_t *request = json_pack("{s:s, s:s*, s:b}", "name", name, "bucket", bucket, "read_only",
-                                (int)read_only);
+    json_t *request =
+        json_pack("{s:s, s:s*, s:b}", "name", name, "bucket", bucket, "read_only", (int)read_only);
     char *body = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;
     json_t *root = NULL;
     const char *access_key = NULL, *secret_key = NULL;
@@ -18,14 +20,15 @@ static int add(struct nef_caller *admin, const char *name, const char *bucket, b
         status = nef_complain("user", "out of memory");
     else if (nef_caller_any(admin, "POST", "/users", body, &root) != NEF_OK)
         status = nef_complain("user", "%s", admin->error);
-    else if (json_unpack(root, "{s:s, s:s}", "access_key", &access_key, "secret_key", &secret_key) != 0)
+    else if (json_unpack(root, "{s:s, s:s}", "access_key", &access_key, "secret_key",
+                         &secret_key) != 0)
         status = nef_complain("user", "the answer has no keys");
     else if (as_json)
-        printf("{\"name\": \"%s\", \"access_key\": \"%s\", \"secret_key\": \"%s\"}\n", name, access_key,
-               secret_key);
+        printf("{\"name\": \"%s\", \"access_key\": \"%s\", \"secret_key\": \"%s\"}\n", name,
+               access_key, secret_key);
     else
-        printf("access key  %s\nsecret key  %s\nThe secret key is shown once; keep it now.\n", access_key,
-               secret_key);
+        printf("access key  %s\nsecret key  %s\nThe secret key is shown once; keep it now.\n",
+               access_key, secret_key);
     free(body);
     json_decref(request);
     json_decref(root);
@@ -45,7 +48,8 @@ static int list(struct nef_caller *admin, bool as_json)
         printf("\n");
     } else {
         printf("%-24s %-24s %-24s %-10s %s\n", "NAME", "ACCESS KEY", "BUCKET", "MAY", "STATE");
-        json_array_foreach(users, n, user) {
+        json_array_foreach(users, n, user)
+        {
             const char *bucket = nef_json_text(user, "bucket", "");
 
             printf("%-24s %-24s %-24s %-10s %s\n", nef_json_text(user, "name", "?"),
@@ -78,7 +82,8 @@ static bool name_ok(const char *name)
     size_t bytes = strlen(name);
 
     return bytes > 0 && bytes <= 64 &&
-           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@") == bytes &&
+           strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-@") ==
+               bytes &&
            name[0] != '.';
 }
 
@@ -104,7 +109,8 @@ int nef_cmd_user(int argc, char **argv)
     if (strcmp(verb, "list") == 0 ? words.count != 1
                                   : (strcmp(verb, "add") != 0 && strcmp(verb, "disable") != 0) ||
                                         words.count != 2 || !name_ok(words.word[1])) {
-        (void)nef_complain("user", "say: add NAME, list, or disable NAME (letters, digits and ._-@; at most 64)");
+        (void)nef_complain(
+            "user", "say: add NAME, list, or disable NAME (letters, digits and ._-@; at most 64)");
         return 2;
     }
     if (!nef_caller_open("user", dir, endpoint, token_file, ca, &admin))

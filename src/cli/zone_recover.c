@@ -1,10 +1,11 @@
-/* `nef zone-recover --accept-loss`: with one zone and the witness gone for good, a person decides that the other
- * zone goes on alone (invariant R8). What only the lost zone had acknowledged is lost with it; what it may
- * still hold when it returns is kept in a file there and listed, not merged.
+/* `nef zone-recover --accept-loss`: with one zone and the witness gone for good, a person decides
+ * that the other zone goes on alone (invariant R8). What only the lost zone had acknowledged is
+ * lost with it; what it may still hold when it returns is kept in a file there and listed, not
+ * merged.
  *
- * Two steps: etcd without quorum is made to go on with the survivor's member alone, whose word the zone then
- * needs for its compare-and-swap; then the zone is told. In a region of `nef up` the supervisor does the first;
- * on three hosts it is a step of docs/operations.md. */
+ * Two steps: etcd without quorum is made to go on with the survivor's member alone, whose word the
+ * zone then needs for its compare-and-swap; then the zone is told. In a region of `nef up` the
+ * supervisor does the first; on three hosts it is a step of docs/operations.md. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,8 +22,12 @@ static bool etcd_healthy(const struct nef_region *r, uint32_t zone)
     const struct nef_place *p = &r->plan.places[zone];
     char url[NEF_URL_MAX];
     const char *endpoint = url;
-    struct nef_etcd_options options = {.endpoints = &endpoint, .endpoint_count = 1, .ca = p->ca,
-                                       .cert = p->cert, .key = p->key, .timeout_ms = 2000};
+    struct nef_etcd_options options = {.endpoints = &endpoint,
+                                       .endpoint_count = 1,
+                                       .ca = p->ca,
+                                       .cert = p->cert,
+                                       .key = p->key,
+                                       .timeout_ms = 2000};
     struct nef_etcd *etcd;
     bool healthy;
 
@@ -35,7 +40,8 @@ static bool etcd_healthy(const struct nef_region *r, uint32_t zone)
 }
 
 /* The zone that goes on: the one that was named, or the only one that runs. */
-static uint32_t survivor(const struct nef_region *r, const char *name, const struct nef_region_view *view)
+static uint32_t survivor(const struct nef_region *r, const char *name,
+                         const struct nef_region_view *view)
 {
     uint32_t found = NEF_PLAN_ZONES, running = 0;
 
@@ -58,13 +64,15 @@ static int recover_etcd(const struct nef_region *r, uint32_t zone)
 
     if (etcd_healthy(r, zone))
         return 0;
-    printf("etcd has no quorum: its member of zone %s goes on alone, the others join it anew\n", name);
+    printf("etcd has no quorum: its member of zone %s goes on alone, the others join it anew\n",
+           name);
     (void)fflush(stdout); /* progress only */
     if (nef_control_call(r, "etcd-force", name, NULL, 10000, &error) != NEF_OK)
         return nef_complain("zone-recover", "%s", error.text);
     while (!etcd_healthy(r, zone)) {
         if (nef_now_ms() >= until)
-            return nef_complain("zone-recover", "etcd of zone %s doesn't become healthy; see %s/logs/etcd-%s.log",
+            return nef_complain("zone-recover",
+                                "etcd of zone %s doesn't become healthy; see %s/logs/etcd-%s.log",
                                 name, r->dir, name);
         (void)usleep(200000);
     }
@@ -76,11 +84,12 @@ static int tell_zone(struct nef_caller *admin, uint32_t zone)
     json_t *root = NULL;
     long status;
 
-    if (nef_caller_zone(admin, zone, "POST", "/recover", "{\"accept_loss\": true}", RECOVER_MS, &status,
-                            &root) != NEF_OK)
+    if (nef_caller_zone(admin, zone, "POST", "/recover", "{\"accept_loss\": true}", RECOVER_MS,
+                        &status, &root) != NEF_OK)
         return nef_complain("zone-recover", "%s", admin->error);
     json_decref(root);
-    printf("the zone goes on alone; what a returning zone held beyond it is kept there and listed\n");
+    printf(
+        "the zone goes on alone; what a returning zone held beyond it is kept there and listed\n");
     return 0;
 }
 
@@ -105,9 +114,10 @@ int nef_cmd_zone_recover(int argc, char **argv)
         !nef_caller_open("zone-recover", dir, endpoint, token_file, ca, &admin))
         return 2;
     if (!accept_loss) {
-        (void)nef_complain("zone-recover",
-                           "what only the lost zone had acknowledged is lost by this, and can't be had back; "
-                           "say --accept-loss if that is decided (nef help zone-recover)");
+        (void)nef_complain(
+            "zone-recover",
+            "what only the lost zone had acknowledged is lost by this, and can't be had back; "
+            "say --accept-loss if that is decided (nef help zone-recover)");
         return 2;
     }
     if (endpoint != NULL)
@@ -118,7 +128,8 @@ int nef_cmd_zone_recover(int argc, char **argv)
         return nef_complain("zone-recover", "%s/region.json can't be read", region.dir);
     zone = survivor(&region, words.count > 0 ? words.word[0] : NULL, &view);
     if (zone == NEF_PLAN_ZONES)
-        return nef_complain("zone-recover", "say which zone goes on: exactly one must run, or be named");
+        return nef_complain("zone-recover",
+                            "say which zone goes on: exactly one must run, or be named");
     if (recover_etcd(&region, zone) != 0)
         return 1;
     return tell_zone(&admin, zone);

@@ -1,4 +1,5 @@
-/* `nef zone-start`: brings back what zone-stop took. Returns at once; catching up shows in nef status. */
+/* `nef zone-start`: brings back what zone-stop took. Returns at once; catching up shows in nef
+ * status. */
 #include <stdio.h>
 #include "cli/cli.h"
 #include "cli/control.h"

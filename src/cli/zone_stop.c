@@ -1,4 +1,5 @@
-/* `nef zone-stop`: takes a whole place of a region on one machine, process and etcd member, the way faults do. */
+/* `nef zone-stop`: takes a whole place of a region on one machine, process and etcd member, the way
+ * faults do. */
 #include <stdio.h>
 #include <string.h>
 #include "cli/cli.h"
@@ -27,7 +28,10 @@ int nef_cmd_zone_stop(int argc, char **argv)
     }
     if (nef_region_open(dir, &region, &error) != NEF_OK ||
         nef_control_call(&region, "zone-stop", words.word[0],
-                         kill_it ? "kill" : pause_it ? "pause" : "clean", STOP_MS, &error) != NEF_OK)
+                         kill_it    ? "kill"
+                         : pause_it ? "pause"
+                                    : "clean",
+                         STOP_MS, &error) != NEF_OK)
         return nef_complain("zone-stop", "%s", error.text);
     printf("%s is %s\n", words.word[0], kill_it ? "killed" : pause_it ? "paused" : "stopped");
     return 0;

@@ -1,5 +1,5 @@
-/* One HTTP call. A handle per call: these calls are rare, and a kept connection to a process that was
- * paused or killed would be the first thing to mislead an operator. */
+/* One HTTP call. A handle per call: these calls are rare, and a kept connection to a process that
+ * was paused or killed would be the first thing to mislead an operator. */
 #include "io/http_client.h"
 #include <curl/curl.h>
 #include <pthread.h>

@@ -1,6 +1,6 @@
-/* One HTTP call, over libcurl: admin listeners, the witness, etcd's cluster API. Blocking; any thread;
- * nothing is kept between calls and nothing is sent twice. Proxies of the environment are ignored: these
- * are addresses of the region. Redirects aren't followed. */
+/* One HTTP call, over libcurl: admin listeners, the witness, etcd's cluster API. Blocking; any
+ * thread; nothing is kept between calls and nothing is sent twice. Proxies of the environment are
+ * ignored: these are addresses of the region. Redirects aren't followed. */
 #ifndef NEF_IO_HTTP_CLIENT_H
 #define NEF_IO_HTTP_CLIENT_H
 
@@ -29,8 +29,10 @@ struct nef_http_answer {
 };
 
 /* NEF_OK: some answer came, whatever its status. NEF_E_PEER: nobody there, so nothing was sent.
- * NEF_E_TIMEOUT, NEF_E_UNAVAILABLE: no answer, though the call may have been received. NEF_E_LIMIT: it is larger
- * than NEF_HTTP_ANSWER_MAX. NEF_E_NOMEM. answer->error says why; the body is the caller's to free. */
-NEF_MUST_CHECK nef_err nef_http_do(const struct nef_http_call *call, struct nef_http_answer *answer);
+ * NEF_E_TIMEOUT, NEF_E_UNAVAILABLE: no answer, though the call may have been received. NEF_E_LIMIT:
+ * it is larger than NEF_HTTP_ANSWER_MAX. NEF_E_NOMEM. answer->error says why; the body is the
+ * caller's to free. */
+NEF_MUST_CHECK nef_err nef_http_do(const struct nef_http_call *call,
+                                   struct nef_http_answer *answer);
 
 #endif

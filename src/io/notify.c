@@ -1,5 +1,5 @@
-/* The protocol of sd_notify(3): one datagram to the socket that NOTIFY_SOCKET names; a leading '@' is the
- * abstract namespace. */
+/* The protocol of sd_notify(3): one datagram to the socket that NOTIFY_SOCKET names; a leading '@'
+ * is the abstract namespace. */
 #include "io/notify.h"
 #include <stddef.h>
 #include <stdlib.h>

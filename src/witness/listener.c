@@ -1,5 +1,5 @@
-/* The witness's admin listener: health, time, metrics, status. Every answer is made at once from what the main
- * thread saw last, so nothing here waits and an outsider can make nothing large. */
+/* The witness's admin listener: health, time, metrics, status. Every answer is made at once from
+ * what the main thread saw last, so nothing here waits and an outsider can make nothing large. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,16 +25,18 @@ void nef_witness_status_text(const struct nef_witness *w, const struct nef_witne
     const struct nef_etcd_status *m = &seen->member;
 
     /* names are a-z, 0-9 and '-' by the configuration's schema: nothing to escape */
-    nef_buf_printf(out, "{\"region\": \"%s\", \"witness\": \"%s\", \"wall_ms\": %" PRIu64
-                        ", \"ready\": %s, \"etcd\": {\"answers\": %s, \"leads\": %s, \"has_leader\": %s, "
-                        "\"term\": %" PRIu64 ", \"index\": %" PRIu64 ", \"bytes\": %" PRIu64
-                        ", \"transfers\": %" PRIu64 ", \"transfer_failures\": %" PRIu64 "}, \"zones\": [",
-                   w->config.region, w->config.name, nef_wall_ms(),
-                   nef_witness_ready(seen, nef_now_ms()) ? "true" : "false",
-                   seen->member_answers ? "true" : "false",
-                   seen->member_answers && m->leader_id == m->member_id ? "true" : "false",
-                   seen->member_answers && m->leader_id != 0 ? "true" : "false", m->raft_term,
-                   m->raft_index, m->db_bytes, seen->transfers, seen->transfer_failures);
+    nef_buf_printf(
+        out,
+        "{\"region\": \"%s\", \"witness\": \"%s\", \"wall_ms\": %" PRIu64
+        ", \"ready\": %s, \"etcd\": {\"answers\": %s, \"leads\": %s, \"has_leader\": %s, "
+        "\"term\": %" PRIu64 ", \"index\": %" PRIu64 ", \"bytes\": %" PRIu64
+        ", \"transfers\": %" PRIu64 ", \"transfer_failures\": %" PRIu64 "}, \"zones\": [",
+        w->config.region, w->config.name, nef_wall_ms(),
+        nef_witness_ready(seen, nef_now_ms()) ? "true" : "false",
+        seen->member_answers ? "true" : "false",
+        seen->member_answers && m->leader_id == m->member_id ? "true" : "false",
+        seen->member_answers && m->leader_id != 0 ? "true" : "false", m->raft_term, m->raft_index,
+        m->db_bytes, seen->transfers, seen->transfer_failures);
     for (uint32_t i = 0; i < seen->zone_count; i++) {
         const struct nef_witness_zone_seen *z = &seen->zones[i];
 
@@ -51,7 +53,8 @@ void nef_witness_status_text(const struct nef_witness *w, const struct nef_witne
 
 static void gauge(struct nef_buf *out, const char *name, const char *help, uint64_t value)
 {
-    nef_buf_printf(out, "# TYPE %s gauge\n# HELP %s %s\n%s %" PRIu64 "\n", name, name, help, name, value);
+    nef_buf_printf(out, "# TYPE %s gauge\n# HELP %s %s\n%s %" PRIu64 "\n", name, name, help, name,
+                   value);
 }
 
 void nef_witness_metrics_text(const struct nef_witness *w, const struct nef_witness_seen *seen,
@@ -66,22 +69,29 @@ void nef_witness_metrics_text(const struct nef_witness *w, const struct nef_witn
           seen->member_answers && m->leader_id == m->member_id ? 1 : 0);
     gauge(out, "nef_witness_etcd_term", "Raft term of the own member.", m->raft_term);
     gauge(out, "nef_witness_etcd_bytes", "Size of the own member's database.", m->db_bytes);
-    nef_buf_printf(out, "# TYPE nef_witness_transfers counter\n# HELP nef_witness_transfers Leadership taken "
-                        "back.\nnef_witness_transfers_total %" PRIu64 "\n", seen->transfers);
-    nef_buf_printf(out, "# TYPE nef_witness_transfer_failures counter\n# HELP nef_witness_transfer_failures "
-                        "Tries that failed.\nnef_witness_transfer_failures_total %" PRIu64 "\n",
-                   seen->transfer_failures);
-    nef_buf_text(out, "# TYPE nef_witness_zone_ready gauge\n# HELP nef_witness_zone_ready Zone says that it "
-                      "is ready.\n");
+    nef_buf_printf(
+        out,
+        "# TYPE nef_witness_transfers counter\n# HELP nef_witness_transfers Leadership taken "
+        "back.\nnef_witness_transfers_total %" PRIu64 "\n",
+        seen->transfers);
+    nef_buf_printf(
+        out,
+        "# TYPE nef_witness_transfer_failures counter\n# HELP nef_witness_transfer_failures "
+        "Tries that failed.\nnef_witness_transfer_failures_total %" PRIu64 "\n",
+        seen->transfer_failures);
+    nef_buf_text(
+        out, "# TYPE nef_witness_zone_ready gauge\n# HELP nef_witness_zone_ready Zone says that it "
+             "is ready.\n");
     for (uint32_t i = 0; i < seen->zone_count; i++)
         nef_buf_printf(out, "nef_witness_zone_ready{zone=\"%s\"} %d\n", seen->zones[i].name,
                        seen->zones[i].ready ? 1 : 0);
-    nef_buf_text(out, "# TYPE nef_witness_zone_clock_seconds gauge\n# HELP nef_witness_zone_clock_seconds "
-                      "Zone's wall time minus the witness's.\n");
+    nef_buf_text(
+        out, "# TYPE nef_witness_zone_clock_seconds gauge\n# HELP nef_witness_zone_clock_seconds "
+             "Zone's wall time minus the witness's.\n");
     for (uint32_t i = 0; i < seen->zone_count; i++)
         if (seen->zones[i].clock_known)
-            nef_buf_printf(out, "nef_witness_zone_clock_seconds{zone=\"%s\"} %.3f\n", seen->zones[i].name,
-                           (double)seen->zones[i].clock_ms / 1000.0);
+            nef_buf_printf(out, "nef_witness_zone_clock_seconds{zone=\"%s\"} %.3f\n",
+                           seen->zones[i].name, (double)seen->zones[i].clock_ms / 1000.0);
     nef_buf_text(out, "# EOF\n");
 }
 
@@ -103,7 +113,8 @@ static bool authorized(const struct call *call)
 }
 
 /* Gives the text's memory away; one that couldn't be built drops the connection. */
-static enum nef_http_next give(struct call *call, unsigned status, const char *type, struct nef_buf *text)
+static enum nef_http_next give(struct call *call, unsigned status, const char *type,
+                               struct nef_buf *text)
 {
     if (nef_buf_end(text) != NEF_OK) {
         nef_buf_free(text);

@@ -1,7 +1,8 @@
-/* The witness's main thread: look at etcd, take leadership back if it is elsewhere, look at the zones, sleep.
+/* The witness's main thread: look at etcd, take leadership back if it is elsewhere, look at the
+ * zones, sleep.
  *
- * Looking at zones is for operators (a place that sees both zones tells a cut link from a lost host) and
- * decides nothing: who serves is etcd's and the zones' business. */
+ * Looking at zones is for operators (a place that sees both zones tells a cut link from a lost
+ * host) and decides nothing: who serves is etcd's and the zones' business. */
 #include "witness/witness.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -57,7 +58,8 @@ static void look_at_etcd(struct watch *watch)
         nef_trace(NEF_TRACE_INFO, "leadership_taken_back", "u:term", seen->member.raft_term, NULL);
     } else {
         seen->transfer_failures++;
-        nef_trace(NEF_TRACE_WARN, "leadership_transfer_failed", "s:why", nef_etcd_error(watch->etcd), NULL);
+        nef_trace(NEF_TRACE_WARN, "leadership_transfer_failed", "s:why",
+                  nef_etcd_error(watch->etcd), NULL);
     }
 }
 
@@ -68,7 +70,8 @@ static bool get(const struct nef_witness *w, const char *base, const char *path,
 {
     char url[512];
     struct nef_http_answer answer = {0};
-    struct nef_http_call call = {.url = url, .timeout_ms = ZONE_CALL_MS, .ca = w->config.etcd.tls.ca};
+    struct nef_http_call call = {
+        .url = url, .timeout_ms = ZONE_CALL_MS, .ca = w->config.etcd.tls.ca};
     bool good;
     int written = snprintf(url, sizeof(url), "%s%s", base, path);
 
@@ -77,7 +80,8 @@ static bool get(const struct nef_witness *w, const char *base, const char *path,
     good = nef_http_do(&call, &answer) == NEF_OK;
     *out_status = answer.status;
     *out_root = good && answer.body.bytes > 0
-                    ? json_loadb((const char *)answer.body.data, answer.body.bytes, 0, NULL) : NULL;
+                    ? json_loadb((const char *)answer.body.data, answer.body.bytes, 0, NULL)
+                    : NULL;
     nef_buf_free(&answer.body);
     return good;
 }
@@ -154,10 +158,12 @@ static void run(struct watch *watch, const sigset_t *set)
 
 static nef_err open_etcd(const struct nef_etcd_config *config, struct nef_etcd **out_etcd)
 {
-    struct nef_etcd_options options = {
-        .endpoints = (const char *const *)config->endpoints, .endpoint_count = config->endpoint_count,
-        .ca = config->tls.ca, .cert = config->tls.cert, .key = config->tls.key,
-        .timeout_ms = (uint32_t)(config->timeout_ns / 1000000)};
+    struct nef_etcd_options options = {.endpoints = (const char *const *)config->endpoints,
+                                       .endpoint_count = config->endpoint_count,
+                                       .ca = config->tls.ca,
+                                       .cert = config->tls.cert,
+                                       .key = config->tls.key,
+                                       .timeout_ms = (uint32_t)(config->timeout_ns / 1000000)};
 
     return nef_etcd_new(&options, out_etcd);
 }
@@ -181,8 +187,10 @@ static int serve(struct nef_witness *w)
     (void)sigaddset(&set, SIGINT);
     (void)pthread_sigmask(SIG_BLOCK, &set, NULL); /* valid arguments; threads inherit it */
     (void)signal(SIGPIPE, SIG_IGN);               /* can't fail */
-    if (open_etcd(&w->config.etcd, &watch.etcd) != NEF_OK || nef_witness_listen(w, &http) != NEF_OK) {
-        nef_trace(NEF_TRACE_ERROR, "witness_failed", "s:why", "etcd's files or the admin listener", NULL);
+    if (open_etcd(&w->config.etcd, &watch.etcd) != NEF_OK ||
+        nef_witness_listen(w, &http) != NEF_OK) {
+        nef_trace(NEF_TRACE_ERROR, "witness_failed", "s:why", "etcd's files or the admin listener",
+                  NULL);
         goto out;
     }
     nef_trace(NEF_TRACE_INFO, "witness_started", "s:region", w->config.region, "u:admin_port",

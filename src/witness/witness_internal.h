@@ -1,5 +1,5 @@
-/* What the witness's two threads share: the main thread looks around and fills `seen`; the listener's thread
- * shows it. */
+/* What the witness's two threads share: the main thread looks around and fills `seen`; the
+ * listener's thread shows it. */
 #ifndef NEF_WITNESS_WITNESS_INTERNAL_H
 #define NEF_WITNESS_WITNESS_INTERNAL_H
 
@@ -38,10 +38,10 @@ struct nef_witness {
 
 /* ---- leadership: when to take it back (pure) ----
  *
- * Leadership taken back at once is what makes the loss of a zone cost no election. But a witness behind a bad
- * link would make an election of every try; so each time leadership is lost again soon after it was taken, the
- * pause before the next try doubles, up to NEF_LEADER_GAP_MAX_MS, and NEF_LEADER_GAP_MAX_MS of quiet
- * leadership makes it short again. */
+ * Leadership taken back at once is what makes the loss of a zone cost no election. But a witness
+ * behind a bad link would make an election of every try; so each time leadership is lost again soon
+ * after it was taken, the pause before the next try doubles, up to NEF_LEADER_GAP_MAX_MS, and
+ * NEF_LEADER_GAP_MAX_MS of quiet leadership makes it short again. */
 #define NEF_LEADER_GAP_MIN_MS 1000u
 #define NEF_LEADER_GAP_MAX_MS 60000u
 

@@ -26,7 +26,8 @@ static int remove_directory(void **state)
 
 static void makes_and_opens(void **state)
 {
-    struct nef_region_wish wish = {.port_base = 23000, .cells = 2}, none = {0}, other = {.cells = 8};
+    struct nef_region_wish wish = {.port_base = 23000, .cells = 2}, none = {0},
+                           other = {.cells = 8};
     struct nef_region *first = calloc(1, sizeof(*first)), *again = calloc(1, sizeof(*again));
     struct nef_region_error error = {{0}};
     struct nef_zone_config zone;

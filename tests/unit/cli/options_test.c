@@ -12,10 +12,11 @@ struct parsed {
 
 static bool parse(int argc, char **argv, uint32_t least, uint32_t most, struct parsed *out)
 {
-    const struct nef_option options[] = {{.name = "dir", .text = &out->dir},
-                                         {.name = "cells", .number = &out->number, .min = 1, .max = 64},
-                                         {.name = "detach", .flag = &out->flag},
-                                         {.name = NULL}};
+    const struct nef_option options[] = {
+        {.name = "dir", .text = &out->dir},
+        {.name = "cells", .number = &out->number, .min = 1, .max = 64},
+        {.name = "detach", .flag = &out->flag},
+        {.name = NULL}};
 
     memset(out, 0, sizeof(*out));
     return nef_options(argc, argv, options, least, most, &out->words);

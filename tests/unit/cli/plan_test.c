@@ -1,4 +1,5 @@
-/* etcd's options and HAProxy's configuration: what the design prescribes is there, what it forbids isn't. */
+/* etcd's options and HAProxy's configuration: what the design prescribes is there, what it forbids
+ * isn't. */
 #include "cli_test.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +20,8 @@ static void etcd_is_durable_and_mutual(void **state)
 
     (void)state;
     test_region(&r, "/srv/nef");
-    assert_int_equal(nef_plan_etcd_args(&r.plan, 0, "/usr/bin/etcd", NEF_ETCD_START_NORMAL, 0, args), NEF_OK);
+    assert_int_equal(
+        nef_plan_etcd_args(&r.plan, 0, "/usr/bin/etcd", NEF_ETCD_START_NORMAL, 0, args), NEF_OK);
     assert_string_equal(args->argv[0], "/usr/bin/etcd");
     assert_null(args->argv[args->count]);
     assert_true(has(args, "--name=a"));
@@ -50,8 +52,9 @@ static void etcd_joins_with_members_only(void **state)
 
     (void)state;
     test_region(&r, "/srv/nef");
-    assert_int_equal(nef_plan_etcd_args(&r.plan, 2, "etcd", NEF_ETCD_START_JOIN, 1u << 2 | 1u << 0, args),
-                     NEF_OK);
+    assert_int_equal(
+        nef_plan_etcd_args(&r.plan, 2, "etcd", NEF_ETCD_START_JOIN, 1u << 2 | 1u << 0, args),
+        NEF_OK);
     assert_true(has(args, "--initial-cluster=a=https://127.0.0.1:9014,w=https://127.0.0.1:9034"));
     assert_true(has(args, "--initial-cluster-state=existing"));
     assert_int_equal(nef_plan_etcd_args(&r.plan, 1, "etcd", NEF_ETCD_START_FORCE, 0, args), NEF_OK);
@@ -114,8 +117,9 @@ static void haproxy_verifies_zones_over_tls(void **state)
     (void)snprintf(r.plan.front.pem, sizeof(r.plan.front.pem), "/etc/front.pem");
     (void)snprintf(r.plan.places[1].host, sizeof(r.plan.places[1].host), "fd00::2");
     assert_int_equal(nef_plan_haproxy(&r.plan, 1, "/etc/ca.crt", &text), NEF_OK);
-    b = strstr(nef_buf_cstr(&text), "server zone-b [fd00::2]:9020 port 9026 ssl check-ssl verify required "
-                                    "verifyhost fd00::2 ca-file /etc/ca.crt\n");
+    b = strstr(nef_buf_cstr(&text),
+               "server zone-b [fd00::2]:9020 port 9026 ssl check-ssl verify required "
+               "verifyhost fd00::2 ca-file /etc/ca.crt\n");
     a = strstr(nef_buf_cstr(&text), "server zone-a 127.0.0.1:9010");
     assert_non_null(b);
     assert_non_null(a);
@@ -125,7 +129,8 @@ static void haproxy_verifies_zones_over_tls(void **state)
     nef_buf_free(&text);
 }
 
-/* deploy/haproxy.cfg is what nef init writes for zone a of an example, so that it can be read without running it. */
+/* deploy/haproxy.cfg is what nef init writes for zone a of an example, so that it can be read
+ * without running it. */
 static void the_template_is_what_is_written(void **state)
 {
     struct nef_buf text = {0};
@@ -165,7 +170,8 @@ static void too_long_a_path_is_refused(void **state)
         memset(r.plan.places[i].host, 'x', NEF_HOST_MAX - 1);
         r.plan.places[i].host[NEF_HOST_MAX - 1] = 0;
     }
-    assert_int_equal(nef_plan_etcd_args(&r.plan, 0, "etcd", NEF_ETCD_START_NORMAL, 0, args), NEF_OK);
+    assert_int_equal(nef_plan_etcd_args(&r.plan, 0, "etcd", NEF_ETCD_START_NORMAL, 0, args),
+                     NEF_OK);
     memset(r.plan.places[0].etcd_data, 'y', NEF_PATH_MAX - 1);
     r.plan.places[0].etcd_data[NEF_PATH_MAX - 1] = 0;
     args->count = 77;

@@ -39,8 +39,10 @@ static void state_survives_its_file(void **state)
     for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++) {
         assert_int_equal(after.records[i].wanted, before.records[i].wanted);
         assert_int_equal(after.records[i].identity.pid, before.records[i].identity.pid);
-        assert_int_equal(after.records[i].identity.start_ticks, before.records[i].identity.start_ticks);
-        assert_memory_equal(after.records[i].identity.command, before.records[i].identity.command, 32);
+        assert_int_equal(after.records[i].identity.start_ticks,
+                         before.records[i].identity.start_ticks);
+        assert_memory_equal(after.records[i].identity.command, before.records[i].identity.command,
+                            32);
     }
 }
 
@@ -66,11 +68,18 @@ static void refuses_what_kill_would_misread(void **state)
 static void refuses_what_is_no_state(void **state)
 {
     static const char *const texts[] = {
-        "[]", "{}", "{\"version\": 2, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 0, \"processes\": []}",
-        "{\"version\": 1, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 8, \"processes\": []}",
-        "{\"version\": 1, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 0, \"processes\": {}}",
-        "{\"version\": 1, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 0, \"processes\": "
-        "[{\"name\": \"zone-a\", \"wanted\": \"fly\", \"pid\": 0, \"start_ticks\": 0, \"command\": \"\"}]}",
+        "[]",
+        "{}",
+        "{\"version\": 2, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 0, "
+        "\"processes\": []}",
+        "{\"version\": 1, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 8, "
+        "\"processes\": []}",
+        "{\"version\": 1, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 0, "
+        "\"processes\": {}}",
+        "{\"version\": 1, \"boot_id\": \"\", \"etcd_formed\": true, \"etcd_void\": 0, "
+        "\"processes\": "
+        "[{\"name\": \"zone-a\", \"wanted\": \"fly\", \"pid\": 0, \"start_ticks\": 0, \"command\": "
+        "\"\"}]}",
     };
     struct nef_supervisor_state after;
     struct nef_region r;
@@ -176,7 +185,8 @@ static void knows_processes_by_their_command_lines(void **state)
     command_of(&r, 3, want);
     {
         static const char editor[] = "/usr/bin/vi\0/srv/nef/config/zone-a.yaml";
-        static const char other_verb[] = "/opt/nef/build/nef\0fsck\0--config\0/srv/nef/config/zone-a.yaml";
+        static const char other_verb[] =
+            "/opt/nef/build/nef\0fsck\0--config\0/srv/nef/config/zone-a.yaml";
 
         assert_false(nef_command_matches(want, NEF_PROCESS_ZONE, editor, sizeof(editor)));
         assert_false(nef_command_matches(want, NEF_PROCESS_ZONE, other_verb, sizeof(other_verb)));
@@ -236,9 +246,11 @@ static void sees_itself(void **state)
 
 static void region_json_has_the_fixed_members(void **state)
 {
-    static const char *const members[] = {"region", "endpoint", "access_key", "secret_key", "admin_token",
-                                          "ca", "zones", "witness", "etcd", "processes"};
-    static const char *const names[] = {"etcd-a", "etcd-b", "etcd-w", "zone-a", "zone-b", "witness", "front"};
+    static const char *const members[] = {"region",      "endpoint", "access_key", "secret_key",
+                                          "admin_token", "ca",       "zones",      "witness",
+                                          "etcd",        "processes"};
+    static const char *const names[] = {"etcd-a", "etcd-b",  "etcd-w", "zone-a",
+                                        "zone-b", "witness", "front"};
     struct nef_child_view views[NEF_PROCESS_COUNT] = {{0, NEF_CHILD_STOPPED}};
     struct nef_region r;
     json_t *root, *item;
@@ -253,16 +265,19 @@ static void region_json_has_the_fixed_members(void **state)
     assert_int_equal(json_object_size(root), sizeof(members) / sizeof(members[0]));
     for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++)
         assert_non_null(json_object_get(root, members[i]));
-    assert_string_equal(json_string_value(json_object_get(root, "endpoint")), "http://127.0.0.1:9000");
+    assert_string_equal(json_string_value(json_object_get(root, "endpoint")),
+                        "http://127.0.0.1:9000");
     item = json_array_get(json_object_get(root, "zones"), 0);
     assert_string_equal(json_string_value(json_object_get(item, "name")), "a");
     assert_string_equal(json_string_value(json_object_get(item, "s3")), "http://127.0.0.1:9010");
     assert_string_equal(json_string_value(json_object_get(item, "admin")), "http://127.0.0.1:9016");
     assert_int_equal(json_integer_value(json_object_get(item, "pid")), 4711);
-    assert_string_equal(json_string_value(json_object_get(json_object_get(root, "witness"), "admin")),
-                        "http://127.0.0.1:9036");
+    assert_string_equal(
+        json_string_value(json_object_get(json_object_get(root, "witness"), "admin")),
+        "http://127.0.0.1:9036");
     assert_int_equal(json_array_size(json_object_get(root, "processes")), NEF_PROCESS_COUNT);
-    json_array_foreach(json_object_get(root, "processes"), n, item) {
+    json_array_foreach(json_object_get(root, "processes"), n, item)
+    {
         assert_string_equal(json_string_value(json_object_get(item, "name")), names[n]);
         /* a process that isn't there has no id, not id 0, which means a whole group to kill(2) */
         if (n != 3 && n != 4)
@@ -270,7 +285,8 @@ static void region_json_has_the_fixed_members(void **state)
     }
     item = json_array_get(json_object_get(root, "processes"), 4);
     assert_string_equal(json_string_value(json_object_get(item, "state")), "paused");
-    assert_string_equal(json_string_value(json_object_get(item, "log")), "/srv/nef/logs/zone-b.log");
+    assert_string_equal(json_string_value(json_object_get(item, "log")),
+                        "/srv/nef/logs/zone-b.log");
     json_decref(root);
 }
 

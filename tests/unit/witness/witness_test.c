@@ -56,7 +56,8 @@ static void backs_off_when_it_does_not_hold(void **state)
     assert_false(nef_leader_wants(&p, now + 10, ME, ME));
     assert_false(nef_leader_wants(&p, now + 10 + NEF_LEADER_GAP_MAX_MS, ME, ME));
     assert_true(nef_leader_wants(&p, now + 20 + NEF_LEADER_GAP_MAX_MS, ME, OTHER));
-    assert_true(nef_leader_wants(&p, now + 20 + NEF_LEADER_GAP_MAX_MS + NEF_LEADER_GAP_MIN_MS, ME, OTHER));
+    assert_true(
+        nef_leader_wants(&p, now + 20 + NEF_LEADER_GAP_MAX_MS + NEF_LEADER_GAP_MIN_MS, ME, OTHER));
 }
 
 static void is_ready_only_with_a_leader(void **state)
@@ -74,8 +75,8 @@ static void is_ready_only_with_a_leader(void **state)
 
 static void status_is_json(void **state)
 {
-    struct nef_witness w = {.config = {.region = (char *)(uintptr_t) "eu-paris",
-                                       .name = (char *)(uintptr_t) "w"}};
+    struct nef_witness w = {
+        .config = {.region = (char *)(uintptr_t) "eu-paris", .name = (char *)(uintptr_t) "w"}};
     struct nef_witness_seen seen = {.member_answers = true, .zone_count = 2};
     struct nef_buf text = {0};
     json_t *root;
@@ -90,11 +91,13 @@ static void status_is_json(void **state)
     assert_non_null(root);
     assert_int_equal(json_array_size(json_object_get(root, "zones")), 2);
     assert_int_equal(json_integer_value(json_object_get(
-                         json_array_get(json_object_get(root, "zones"), 1), "clock_ms")), -5);
+                         json_array_get(json_object_get(root, "zones"), 1), "clock_ms")),
+                     -5);
     json_decref(root);
     nef_buf_reset(&text);
     nef_witness_metrics_text(&w, &seen, &text);
-    assert_non_null(strstr(nef_buf_cstr(&text), "nef_witness_zone_clock_seconds{zone=\"b\"} -0.005\n"));
+    assert_non_null(
+        strstr(nef_buf_cstr(&text), "nef_witness_zone_clock_seconds{zone=\"b\"} -0.005\n"));
     assert_non_null(strstr(nef_buf_cstr(&text), "\n# EOF\n"));
     nef_buf_free(&text);
 }
