@@ -101,7 +101,7 @@ class Faulty(Region):
 
     def __init__(self, net, library, **kw):
         self.faults = tempfile.mkdtemp(prefix="nef-faults-")
-        super().__init__(env={"LD_PRELOAD": library, "NEF_FAULTS": self.faults}, **kw)
+        super().__init__(env=dict(net.environment(), LD_PRELOAD=library, NEF_FAULTS=self.faults), **kw)
         self.net = net
 
     def fault(self, process, what, value):

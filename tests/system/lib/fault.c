@@ -1,5 +1,7 @@
-/* Preloaded into the processes of a test's region: a disk that fails, a disk that is slow, a clock that is wrong.
+/* Preloaded into the processes of a test's region: a disk that fails, a disk that is slow, a clock that is wrong, and
+ * the control group by which lib/net.py tells the packets of zones apart.
  *
+ * NEF_GROUPS is the beginning of three control groups' paths: + "-a/cgroup.procs" takes zone-a and etcd-a.
  * NEF_FAULTS names a directory. A process is called by its configuration file (zone-a, zone-b, witness); others
  * aren't touched. What it suffers stands in files there, looked at again every 20 ms:
  *   NAME.sync    "eio": fdatasync and fsync fail. A number: they take so many microseconds longer.
@@ -31,6 +33,28 @@ static long long now_ns(void)
     return t.tv_sec * 1000000000ll + t.tv_nsec;
 }
 
+static void join_group(const char *line)
+{
+    const char *groups = getenv("NEF_GROUPS"), *zone = strstr(line, "/config/zone-"), *name;
+    char path[512], place = 0;
+    int fd;
+
+    if (zone != NULL)
+        place = zone[strlen("/config/zone-")];
+    else if (strstr(line, "/config/witness.yaml") != NULL)
+        place = 'w';
+    else if (strstr(line, "etcd") != NULL && (name = strstr(line, " --name=")) != NULL)
+        place = name[strlen(" --name=")];
+    if (groups == NULL || place == 0)
+        return;
+    snprintf(path, sizeof(path), "%s-%c/cgroup.procs", groups, place);
+    fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, "0", 1) != 1)
+        dprintf(2, "%s: %s\n", path, strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
 __attribute__((constructor)) static void find_name(void)
 {
     char line[1024] = "";
@@ -43,6 +67,7 @@ __attribute__((constructor)) static void find_name(void)
     for (ssize_t i = 0; i < bytes; i++)
         if (line[i] == 0)
             line[i] = ' ';
+    join_group(line);
     name = strstr(line, "/config/");
     if (directory == NULL || name == NULL || strstr(line, ".yaml") == NULL)
         return;

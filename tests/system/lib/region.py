@@ -242,6 +242,10 @@ class Region:
     def signal(self, name, sig):
         os.kill(self.pids()[name], sig)
 
+    @staticmethod
+    def signal_pid(pid, sig):
+        os.kill(pid, sig)
+
     def kill(self, *names):
         for name in names:
             self.signal(name, signal.SIGKILL)
