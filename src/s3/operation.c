@@ -101,7 +101,7 @@ static const struct row {
     {"retention", O, "GET", NO, "GetObjectRetention"},
     {"retention", O, "PUT", NO, "PutObjectRetention"},
     {"select", O, "POST", NO, "SelectObjectContent"},
-    {"tagging", O, "GET", NO, "GetObjectTagging"},
+    {"tagging", O, "GET", NEF_S3_OP_GET_OBJECT_TAGGING, NULL},
     {"tagging", O, "PUT", NO, "PutObjectTagging"},
     {"tagging", O, "DELETE", NO, "DeleteObjectTagging"},
     {"torrent", O, "GET", NO, "GetObjectTorrent"},

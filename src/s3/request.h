@@ -38,7 +38,8 @@
     X(UPLOAD_PART_COPY, "UploadPartCopy")                                                          \
     X(COMPLETE_MULTIPART_UPLOAD, "CompleteMultipartUpload")                                        \
     X(ABORT_MULTIPART_UPLOAD, "AbortMultipartUpload")                                              \
-    X(LIST_PARTS, "ListParts")
+    X(LIST_PARTS, "ListParts")                                                                     \
+    X(GET_OBJECT_TAGGING, "GetObjectTagging")
 
 enum nef_s3_op {
 #define X(name, text) NEF_S3_OP_##name,

@@ -143,6 +143,7 @@ bool op_writes(enum nef_s3_op op)
     case NEF_S3_OP_GET_OBJECT:
     case NEF_S3_OP_HEAD_OBJECT:
     case NEF_S3_OP_LIST_PARTS:
+    case NEF_S3_OP_GET_OBJECT_TAGGING:
     case NEF_S3_OP_COUNT:
         break;
     }

@@ -1,4 +1,4 @@
-/* GetObject and HeadObject: a state machine that never waits in a thread.
+/* GetObject, HeadObject and GetObjectTagging: a state machine that never waits in a thread.
  *
  *   gate (R4, R5) -> look-up -> lease still good? -> conditions -> range -> answer
  *
@@ -341,12 +341,25 @@ static nef_err choose_part(struct call *c)
     return NEF_OK;
 }
 
+/* Objects have no tags; tools that copy between buckets ask all the same. */
+static enum nef_http_next answer_tags(struct call *c)
+{
+    struct nef_buf out = {0};
+
+    nef_s3_xml_begin(&out);
+    nef_buf_text(&out, "<Tagging xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">"
+                       "<TagSet></TagSet></Tagging>");
+    return call_answer_xml(c, 200, &out);
+}
+
 static enum nef_http_next answer_object(struct call *c)
 {
     const struct nef_object *o = c->object;
     const char *condition = NULL;
     nef_err err;
 
+    if (c->request.op == NEF_S3_OP_GET_OBJECT_TAGGING)
+        return answer_tags(c);
     switch (nef_s3_condition_read(&c->request.conditions, o->etag, (int64_t)(o->modified_ms / 1000),
                                   (int64_t)(nef_wall_ms() / 1000), &condition)) {
     case NEF_S3_VERDICT_GO:

@@ -52,6 +52,7 @@ static const struct operation operations[NEF_S3_OP_COUNT] = {
     [NEF_S3_OP_COMPLETE_MULTIPART_UPLOAD] = {true, BODY_XML, NULL, upload_complete_work},
     [NEF_S3_OP_ABORT_MULTIPART_UPLOAD] = {true, BODY_NONE, NULL, upload_abort_work},
     [NEF_S3_OP_LIST_PARTS] = {true, BODY_NONE, NULL, list_parts_work},
+    [NEF_S3_OP_GET_OBJECT_TAGGING] = {true, BODY_NONE, get_step, NULL},
 };
 
 const char *const *nef_s3_operation_names(uint32_t *out_count)

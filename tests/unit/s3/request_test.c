@@ -53,7 +53,7 @@ static void each_operation_is_found(void **state)
         {"DELETE", "/bucket/key?uploadId=x", "AbortMultipartUpload", true},
         {"GET", "/bucket/key?uploadId=x", "ListParts", true},
         {"PUT", "/bucket?acl", "PutBucketAcl", false},
-        {"GET", "/bucket/key?tagging", "GetObjectTagging", false},
+        {"GET", "/bucket/key?tagging", "GetObjectTagging", true},
         {"POST", "/bucket/key?select&select-type=2", "SelectObjectContent", false},
         {"GET", "/bucket/key?attributes", "GetObjectAttributes", false},
         {"DELETE", "/bucket?lifecycle", "DeleteBucketLifecycle", false},

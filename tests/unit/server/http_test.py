@@ -301,6 +301,11 @@ class Objects(Base):
         with self.assertRaises(ClientError) as e:
             self.s3.get_bucket_acl(Bucket=b)
         self.assertEqual((code_of(e), status_of(e)), ('NotImplemented', 501))
+        self.s3.put_object(Bucket=b, Key='k', Body=b'x')
+        self.assertEqual(self.s3.get_object_tagging(Bucket=b, Key='k')['TagSet'], [])
+        with self.assertRaises(ClientError) as e:
+            self.s3.get_object_tagging(Bucket=b, Key='none')
+        self.assertEqual(code_of(e), 'NoSuchKey')
         with self.assertRaises(ClientError) as e:
             self.s3.put_object(Bucket=b, Key='k' * 1025, Body=b'x')
         self.assertEqual(code_of(e), 'KeyTooLongError')
