@@ -222,8 +222,42 @@ struct rows {
     struct check *c;
     uint32_t cell;
     uint64_t *live; /* by segment, as rows X add up */
+    bool *dropped;  /* by segment: a DROP that the index hasn't applied yet names it */
+    bool erases;    /* there is an ERASE that the index hasn't applied yet */
     uint64_t live_count;
 };
+
+/* An index may be behind the log (it was made anew up to a checkpoint): what it names may have been
+ * deleted or moved, and erased or dropped, after that. */
+static nef_err find_drops(struct rows *r)
+{
+    struct check *c = r->c;
+    uint8_t *body = malloc(NEF_RECORD_BODY_MAX);
+    struct nef_buf fields = {0};
+    uint64_t next;
+    nef_err err = body == NULL ? NEF_E_NOMEM : NEF_OK;
+
+    for (uint64_t at = c->until[r->cell]; err == NEF_OK && at < nef_log_end(c->logs[r->cell]); at = next) {
+        struct nef_record record;
+        struct nef_op op;
+        uint32_t inline_at;
+
+        err = nef_log_record(c->logs[r->cell], at, &record, NULL, &next);
+        r->erases = r->erases || (err == NEF_OK && record.type == NEF_RECORD_ERASE);
+        if (err != NEF_OK || record.type != NEF_RECORD_DROP)
+            continue;
+        err = nef_log_record(c->logs[r->cell], at, &record, body, &next);
+        if (err != NEF_OK ||
+            nef_op_open(c->f->options->keys, &record, body, NULL, &fields, &op, &inline_at, NULL) != NEF_OK)
+            continue; /* refused when it is applied, too */
+        for (uint32_t i = 0; i < op.u.list.count; i++)
+            if (nef_op_item_u64(&op, i) < r->live_count)
+                r->dropped[nef_op_item_u64(&op, i)] = true;
+    }
+    free(body);
+    nef_buf_free(&fields);
+    return err;
+}
 
 /* Does the record that a row X names hold this piece? */
 static bool piece_fits(struct rows *r, const struct nef_id *stream, uint32_t number,
@@ -232,8 +266,11 @@ static bool piece_fits(struct rows *r, const struct nef_id *stream, uint32_t num
     struct nef_record record;
     uint64_t next;
 
+    if (r->dropped[piece->record / r->c->f->options->segment_bytes] &&
+        nef_log_next_present(r->c->logs[r->cell], piece->record) != piece->record)
+        return true;
     if (nef_log_record(r->c->logs[r->cell], piece->record, &record, NULL, &next) != NEF_OK ||
-        !nef_id_equal(&record.stream, stream) || (record.flags & NEF_RECORD_ERASED) != 0 ||
+        !nef_id_equal(&record.stream, stream) || ((record.flags & NEF_RECORD_ERASED) != 0 && !r->erases) ||
         (uint64_t)piece->cipher_at - NEF_RECORD_HEADER_BYTES + piece->cipher_bytes != record.body_bytes)
         return false;
     if (nef_row_piece_is_data(piece))
@@ -329,17 +366,21 @@ static void check_segments(struct rows *r)
 static nef_err check_rows(struct check *c, uint32_t cell)
 {
     struct rows r = {.c = c, .cell = cell};
-    struct nef_index_iter *it;
-    nef_err err;
+    struct nef_index_iter *it = NULL;
+    nef_err err = NEF_E_NOMEM;
 
     r.live_count = nef_log_end(c->logs[cell]) / c->f->options->segment_bytes + 1;
     r.live = calloc(r.live_count, sizeof *r.live);
-    if (r.live == NULL)
-        return NEF_E_NOMEM;
+    r.dropped = calloc(r.live_count, sizeof *r.dropped);
+    if (r.live == NULL || r.dropped == NULL)
+        goto out;
+    err = find_drops(&r);
+    if (err != NEF_OK)
+        goto out;
     it = nef_index_iter_new(c->indexes[cell], NULL, NULL, 0, NULL, 0);
     if (it == NULL) {
-        free(r.live);
-        return NEF_E_NOMEM;
+        err = NEF_E_NOMEM;
+        goto out;
     }
     for (nef_index_iter_first(it); nef_index_iter_valid(it); nef_index_iter_next(it)) {
         size_t k_bytes, v_bytes;
@@ -360,8 +401,11 @@ static nef_err check_rows(struct check *c, uint32_t cell)
     } else if (err == NEF_OK) {
         check_segments(&r);
     }
-    nef_index_iter_free(it);
+out:
+    if (it != NULL)
+        nef_index_iter_free(it);
     free(r.live);
+    free(r.dropped);
     return err;
 }
 
