@@ -354,13 +354,22 @@ static bool may_end(const struct nef_children *c, uint32_t index)
     return true;
 }
 
+static bool is_zone(uint32_t index)
+{
+    for (uint32_t place = 0; place + 1 < NEF_PLAN_PLACES; place++) /* the last place is the witness's */
+        if (index == nef_children_nef(place))
+            return true;
+    return false;
+}
+
 static void tell_to_end(struct nef_children *c, uint32_t index, uint64_t now)
 {
     struct nef_child *child = &c->list[index];
 
     child->state = NEF_CHILD_STOPPING;
     child->kill_at_ms = now + NEF_STOP_MS;
-    send_signal(c, index, SIGTERM);
+    /* A zone that stops alone hands over; when all stop, none takes over from another (server/zone.c). */
+    send_signal(c, index, c->closing && is_zone(index) ? SIGINT : SIGTERM);
     send_signal(c, index, SIGCONT); /* a paused one has to run in order to end */
     c->changed = true;
 }

@@ -50,13 +50,13 @@ static nef_err admit(struct nef_runtime *rt, uint64_t first_ns, struct nef_read 
     struct reader *r;
 
     if (!serving(rt, now)) {
-        if (now >= give_up)
+        if (now >= give_up || atomic_load(&rt->closed))
             return NEF_E_UNAVAILABLE;
         r = reader_new(0, give_up, wake, context);
         if (r == NULL)
             return NEF_E_NOMEM;
         pthread_mutex_lock(&rt->serve_lock);
-        if (serving(rt, now_ns())) { /* came between: the core publishes before it takes this lock */
+        if (serving(rt, now_ns()) || atomic_load(&rt->closed)) { /* came between: published before this lock */
             pthread_mutex_unlock(&rt->serve_lock);
             free(r);
         } else {
@@ -91,7 +91,7 @@ static nef_err pass_gate(struct cell *cell, const uint8_t *tag, uint64_t first_n
         pthread_mutex_unlock(&cell->lock);
         return NEF_OK;
     }
-    if (now_ns() >= give_up) {
+    if (now_ns() >= give_up || atomic_load(&cell->rt->closed)) {
         pthread_mutex_unlock(&cell->lock);
         return NEF_E_UNAVAILABLE;
     }

@@ -620,27 +620,60 @@ out:
     return err;
 }
 
-void nef_runtime_stop(struct nef_runtime *rt)
-{
-    struct item *items;
+/* Until the primary is elsewhere, or for so long: then the peer takes the epoch when this process is gone. */
+#define DRAIN_MS 1500
 
-    NEF_ASSERT(rt->threads_started);
+void nef_runtime_drain(struct nef_runtime *rt)
+{
+    atomic_store(&rt->draining, true); /* the front goes elsewhere from now on */
+    for (int i = 0; i < DRAIN_MS / 10; i++) {
+        struct timespec pause = {0, 10000000};
+        bool sole, primary;
+
+        pthread_mutex_lock(&rt->status_lock);
+        primary = rt->status.role == NEF_ROLE_PRIMARY;
+        sole = rt->status.in_sync_count < 2;
+        pthread_mutex_unlock(&rt->status_lock);
+        if (!primary || sole)
+            return;
+        if (i % 60 == 0)
+            nef_runtime_handover(rt);
+        (void)nanosleep(&pause, NULL);
+    }
+    nef_trace(NEF_TRACE_WARN, "handover_timed_out", NULL);
+}
+
+/* From here on this replica says nothing and changes nothing: no epoch is asked for, whatever breaks. */
+void nef_runtime_freeze(struct nef_runtime *rt)
+{
+    if (rt->frozen)
+        return;
     serve(rt, 0);
-    atomic_store(&rt->stopping, true);
-    upkeep_stop(rt);
+    atomic_store(&rt->draining, true);
     pthread_mutex_lock(&rt->queue_lock);
     rt->queue_stop = true;
     pthread_cond_broadcast(&rt->queue_cond);
     pthread_mutex_unlock(&rt->queue_lock);
     (void)pthread_join(rt->core_thread, NULL);
+    rt->frozen = true;
+    props_close(rt); /* nobody would answer them any more */
+    atomic_store(&rt->closed, true);
+    readers_sweep(rt, UINT64_MAX - 1);
+}
+
+void nef_runtime_stop(struct nef_runtime *rt)
+{
+    struct item *items;
+
+    NEF_ASSERT(rt->threads_started);
+    /* The core first: a core that saw its links go would take the epoch for itself alone. */
+    nef_runtime_freeze(rt);
+    atomic_store(&rt->stopping, true);
+    upkeep_stop(rt);
     links_stop(rt);
     group_stop(rt);
     for (uint32_t i = 0; i < rt->cell_count; i++)
         cell_stop(&rt->cells[i]);
-    props_close(rt);
-    readers_serve(rt);
-    for (uint32_t i = 0; i < rt->cell_count; i++)
-        cell_wake_readers(&rt->cells[i], UINT64_MAX - 1);
     nef_store_close(rt->store);
     for (uint32_t i = 0; i < rt->cell_count; i++)
         cell_close(&rt->cells[i]);

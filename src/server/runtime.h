@@ -19,6 +19,12 @@ struct nef_runtime;
 /* Opens logs and store under the data directory, starts the threads. The data directory is locked. */
 NEF_MUST_CHECK nef_err nef_runtime_start(const struct nef_zone_config *config, struct nef_keys *keys,
                                          struct nef_runtime **out_runtime);
+/* A stop in which the region goes on (SIGTERM): not ready from now on, and the primary handed over if this
+ * replica has it and another is in sync. Blocks for 1.5 s at most. */
+void nef_runtime_drain(struct nef_runtime *rt);
+/* A stop of the whole region (SIGINT): the core ends at once, so that no zone takes the epoch from another that
+ * stops a moment earlier, and all start again in sync. What waits is answered with NEF_E_CLOSED. */
+void nef_runtime_freeze(struct nef_runtime *rt);
 /* Stops threads, syncs, flushes. Every callback has been called when it returns. */
 void nef_runtime_stop(struct nef_runtime *rt);
 /* Blocks until the runtime must end by itself (failed disk...); returns why. nef_runtime_wake ends it with

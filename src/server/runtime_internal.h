@@ -244,7 +244,10 @@ struct nef_runtime {
 
     /* background */
     pthread_t upkeep_thread, scrub_thread;
-    _Atomic bool stopping;
+    _Atomic bool stopping; /* threads end */
+    _Atomic bool draining; /* not ready any more */
+    _Atomic bool closed;   /* no core any more: reads are refused */
+    bool frozen;           /* the core thread was joined */
     bool threads_started;
 
     /* what both zones' scrubs found, a hash of segments; under digest_lock */

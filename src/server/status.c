@@ -37,6 +37,8 @@ bool ready(const struct nef_runtime *rt, uint64_t now)
 {
     enum nef_role role = rt->status.role;
 
+    if (atomic_load(&rt->draining))
+        return false;
     if (role == NEF_ROLE_OUT || role == NEF_ROLE_CATCHING_UP || role == NEF_ROLE_STOPPED)
         return false;
     return rt->ever_served && now - rt->last_served_ns < NO_LEASE_NS;

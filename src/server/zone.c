@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 #include "base/trace.h"
 #include "crypto/crypto.h"
@@ -26,11 +27,15 @@
 
 #define GRACE_MS 3000u /* for requests under way when the zone is stopped */
 
+#define AWAY_MS  500u  /* not ready, and still serving: the front goes elsewhere meanwhile */
+#define QUIET_MS 300u  /* between freezing and closing links, when the whole region stops */
+
 static struct nef_runtime *signalled; /* for the handler only */
+static volatile sig_atomic_t signal_number;
 
 static void on_signal(int number)
 {
-    (void)number;
+    signal_number = number;
     nef_runtime_wake(signalled);
 }
 
@@ -131,8 +136,24 @@ static nef_err start(struct zone *z)
     return err;
 }
 
+static void pause_ms(long ms)
+{
+    struct timespec t = {0, ms * 1000000l};
+
+    (void)nanosleep(&t, NULL);
+}
+
+/* SIGTERM: this zone stops and the region goes on. SIGINT: the whole region stops; frozen cores don't see the
+ * others' links go, so the record in etcd stays as it is and all zones start again in sync. */
 static void stop(struct zone *z)
 {
+    if (signal_number == SIGINT) {
+        nef_runtime_freeze(z->rt);
+        pause_ms(QUIET_MS);
+    } else {
+        nef_runtime_drain(z->rt);
+        pause_ms(AWAY_MS);
+    }
     nef_admin_attach(z->admin, NULL);
     nef_s3_service_stop(z->s3, GRACE_MS);
     nef_admin_stop(z->admin);
