@@ -1,0 +1,137 @@
+"""The third place is lost, etcd members die, and too much is lost at once (R8). See FAULTS.md."""
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from lib.load import Load
+from lib.region import wait_for
+from lib.s3raw import S3
+from test_faults_zone import settle
+
+
+@pytest.mark.parametrize("member", ["etcd-a", "etcd-b", "etcd-w"])
+def test_dead_etcd_member(faulty, member):
+    """No request needs etcd: nothing is seen by clients, the epoch stays."""
+    with Load(faulty) as load:
+        load.wait_successes(40)
+        epoch = faulty.status("a")["epoch"]
+        before = len(load.successes)
+        faulty.kill(member)
+        time.sleep(2)
+        assert faulty.status("a")["epoch"] == epoch
+        assert faulty.durability() == "2/2"
+        times = load.successes[before:]
+        gap = max(b - a for a, b in zip(times, times[1:]))
+        assert gap < 1, f"{gap} s without an answer"
+        faulty.up()  # starts at once what waits for its back-off
+        settle(faulty, load)
+        assert not [w for w in load.counts if w.split()[1] in ("0", "503")], load.counts
+
+
+def test_dead_witness(faulty):
+    """With the whole third place gone the region serves 2/2 and loses nothing but its vote."""
+    with Load(faulty) as load:
+        load.wait_successes(40)
+        epoch = faulty.status("a")["epoch"]
+        faulty.stop_zone("w", "--kill")
+        time.sleep(2)
+        load.wait_successes(60)
+        assert faulty.status("a")["epoch"] == epoch
+        assert faulty.durability() == "2/2"
+        faulty.start_zone("w")
+        settle(faulty, load)
+
+
+def refused(region, zone):
+    """Reads and writes of ZONE are refused, all of them."""
+    asked = [("PUT", "/load/refused", None, b"x"), ("GET", "/load/refused", None, b""),
+             ("GET", "/load", {"list-type": 2}, b"")]
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda r: S3.of(region, zone, timeout=8).request(*r), asked))
+    assert [a[0] for a in answers] == [503, 503, 503], answers
+
+
+def test_witness_lost_then_zone(faulty):
+    """The witness, then a zone: the other can't know whether it was cut off, and refuses rather than lies. A person's
+    word brings it back; then the lost ones return and it is 2/2 again."""
+    with Load(faulty) as load:
+        load.wait_successes(60)
+        faulty.stop_zone("w", "--kill")
+        faulty.stop_zone("b", "--kill")
+        time.sleep(1.5)
+        refused(faulty, "a")
+        r = faulty.nef("zone-recover", "--dir", faulty.directory, "a", check=False)
+        assert r.returncode == 2 and "accept-loss" in r.stderr  # not without the word
+        refused(faulty, "a")
+        faulty.nef("zone-recover", "--accept-loss", "--dir", faulty.directory, "a")
+        load.wait_successes(40)
+        assert faulty.durability() == "1/2"
+        faulty.start_zone("w")
+        faulty.start_zone("b")
+        settle(faulty, load, 60)
+
+
+def test_zone_lost_then_witness(faulty):
+    """The other order: the survivor was alone in sync already, so it goes on without the witness."""
+    with Load(faulty) as load:
+        load.wait_successes(40)
+        faulty.stop_zone("a", "--kill")
+        load.wait_successes(20)
+        wait_for(lambda: faulty.durability() == "1/2", 10)
+        faulty.stop_zone("w", "--kill")
+        time.sleep(2)
+        load.wait_successes(60)
+        faulty.start_zone("w")
+        faulty.start_zone("a")
+        settle(faulty, load, 60)
+
+
+def test_zone_paused_while_the_witness_is_away(faulty):
+    """Too much is gone for a moment only: what was refused goes on by itself, and nothing was lost."""
+    with Load(faulty) as load:
+        load.wait_successes(40)
+        faulty.stop_zone("w", "--kill")
+        faulty.stop_zone("b", "--pause")
+        time.sleep(3)
+        faulty.start_zone("b")
+        faulty.start_zone("w")
+        settle(faulty, load, 60)
+
+
+# ---- single processes ----
+
+def test_kill_each_process(faulty):
+    """kill -9 of each process by itself, the supervisor included; `nef up` brings back what is missing."""
+    with Load(faulty) as load:
+        for name in ("front", "witness", "etcd-w", "etcd-a", "etcd-b", "zone-b", "zone-a"):
+            load.wait_successes(20, 20)
+            before = faulty.pids()[name]
+            faulty.kill(name)
+            time.sleep(0.7)
+            faulty.up()
+            assert faulty.pids()[name] != before
+            faulty.wait_durability("2/2", 40)
+        with open(faulty.path("supervisor.pid")) as f:
+            supervisor = int(f.read())
+        pids = faulty.pids()
+        os.kill(supervisor, signal.SIGKILL)
+        faulty.kill("zone-a")  # nobody restarts it now
+        load.wait_successes(40)
+        faulty.up()
+        after = faulty.pids()
+        assert after.pop("zone-a") != pids.pop("zone-a")
+        assert after == pids, "what ran was not left alone"
+        settle(faulty, load)
+
+
+def test_supervisor_restarts_what_crashed(faulty):
+    with Load(faulty) as load:
+        load.wait_successes(20)
+        before = faulty.pids()["zone-b"]
+        faulty.kill("zone-b")
+        begin = time.monotonic()
+        wait_for(lambda: faulty.pids().get("zone-b", before) != before, 9)
+        assert time.monotonic() - begin > 4, "the back-off is 5 s"
+        settle(faulty, load)
