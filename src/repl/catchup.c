@@ -23,8 +23,10 @@
 void nef_table_add(struct nef_epoch_table *t, uint64_t epoch, uint64_t offset)
 {
     if (t->count > 0 &&
-        (t->at[t->count - 1].epoch >= epoch || t->at[t->count - 1].offset >= offset))
+        (t->at[t->count - 1].epoch >= epoch || t->at[t->count - 1].offset > offset))
         return; /* known */
+    if (t->count > 0 && t->at[t->count - 1].offset == offset)
+        t->count--; /* that epoch had no record here after all */
     if (t->count == NEF_EPOCHS_KEPT) {
         memmove(&t->at[0], &t->at[1], (NEF_EPOCHS_KEPT - 1) * sizeof t->at[0]);
         t->count--;
@@ -127,18 +129,11 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
         cell->skip_wanted = jc.from > jc.cut;
         cell->skip_to = jc.from;
         cell->primary_commit = 0;
-        /* Below the cut both logs are equal, and our own table may reach further back. */
-        nef_table_cut(&cell->epochs, jc.cut);
-        for (uint32_t i = 0; i < jc.epochs.count; i++)
-            if (jc.epochs.at[i].offset >= jc.cut)
-                break;
-            else if (i == jc.epochs.count - 1 ||
-                     jc.epochs.at[i + 1].offset >= jc.cut) /* in force at the cut */
-                nef_table_add(&cell->epochs, jc.epochs.at[i].epoch, jc.epochs.at[i].offset);
-        if (jc.from > jc.cut) /* the gap's epochs are not ours to know; those above it are */
-            for (uint32_t i = 0; i < jc.epochs.count; i++)
-                if (jc.epochs.at[i].offset >= jc.cut && jc.epochs.at[i].offset < jc.from)
-                    nef_table_add(&cell->epochs, jc.epochs.at[i].epoch, jc.epochs.at[i].offset);
+        /* Our table stays as it is until the log is cut: if this session ends before that, the next JOIN
+         * must still tell the truth. Only the epoch that goes on where the stream begins is new. */
+        cell->join_epoch = 0;
+        for (uint32_t i = 0; i < jc.epochs.count && jc.epochs.at[i].offset < jc.from; i++)
+            cell->join_epoch = jc.epochs.at[i].epoch;
     }
 }
 
@@ -156,6 +151,7 @@ static void emit_cuts(struct nef_repl *r)
         a->offset = cell->cut_wanted ? cell->cut_to : cell->skip_to;
         if (cell->cut_wanted) {
             cell->cut_wanted = false;
+            nef_table_cut(&cell->epochs, a->offset);
             cell->durable = NEF_MIN(cell->durable, a->offset);
             cell->commit = NEF_MIN(cell->commit, a->offset); /* only after damage or accepted loss */
             cell->commit_told = NEF_MIN(cell->commit_told, a->offset);
@@ -200,6 +196,9 @@ void nef_catchup_follower(struct nef_repl *r)
     if (r->following == FOLLOWING_CUTTING && cuts_done(r)) {
         r->following = FOLLOWING_YES;
         r->peers[r->follow_peer].state_due = true;
+        for (uint32_t c = 0; c < r->config.cell_count; c++)
+            if (r->cells[c].join_epoch > 0)
+                nef_table_add(&r->cells[c].epochs, r->cells[c].join_epoch, r->cells[c].end);
     }
     if (primary < 0 || r->won || nef_repl_frozen(r) || r->recover ||
         r->peers[primary].epoch != r->group.epoch || !cuts_done(r))

@@ -100,6 +100,7 @@ struct cell {
     bool must_cut;           /* damaged at `end`: cut there before anything is appended */
     bool cut_wanted, skip_wanted, cutting;
     uint64_t cut_to, skip_to;
+    uint64_t join_epoch;     /* of the primary's records just before the place where its stream begins */
     uint64_t appended_at;
     bool mark_due;           /* the last record isn't a MARK */
     struct nef_epoch_table epochs;

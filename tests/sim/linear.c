@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define STATES_MAX (1u << 20)
+#define UNSEEN     UINT32_MAX /* a value that no answer names: one stands for all of them */
 
 struct set {
     uint64_t low, high;
@@ -21,7 +22,8 @@ struct visited {
 };
 
 struct search {
-    const struct request *at[OPS_OF_KEY_MAX + CLIENTS_MAX];
+    const struct request *at[OPS_OF_KEY_MAX + CLIENTS_MAX]; /* by time of invocation */
+    uint32_t writes[OPS_OF_KEY_MAX + CLIENTS_MAX];          /* the value each writes, or UNSEEN */
     uint32_t count;
     struct visited *visited;
     uint32_t visited_count, visited_capacity;
@@ -83,7 +85,7 @@ static bool enter(struct search *q, struct set s, uint32_t value)
 }
 
 /* What placing request R on VALUE gives; false if its answer says otherwise. */
-static bool apply(const struct request *r, uint32_t value, uint32_t *out)
+static bool apply(const struct request *r, uint32_t writes, uint32_t value, uint32_t *out)
 {
     bool known = r->returned != UINT64_MAX, holds = true;
 
@@ -106,7 +108,7 @@ static bool apply(const struct request *r, uint32_t value, uint32_t *out)
         return false;
     if (!known && !holds)
         return false; /* it would change nothing: as well nowhere */
-    *out = holds ? r->value : value;
+    *out = holds ? writes : value;
     return true;
 }
 
@@ -139,16 +141,41 @@ static bool search(struct search *q, struct set placed, uint32_t value)
         q->gave_up = true;
         return false;
     }
-    for (uint32_t i = 0; i < q->count; i++) {
-        uint32_t next;
+    /* What has an answer first, and of the rest only what has an effect: nearly every history has an order
+     * that needs few of its unknown writes. */
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        uint32_t tried[OP_GET + 1] = {0};
 
-        if (has(placed, i) || q->at[i]->op == OP_GET || q->at[i]->invoked > first_return ||
-            !apply(q->at[i], value, &next))
-            continue;
-        if (search(q, with(placed, i), next))
-            return true;
+        for (uint32_t i = 0; i < q->count; i++) {
+            const struct request *r = q->at[i];
+            bool known = r->returned != UINT64_MAX;
+            uint32_t next;
+
+            if (has(placed, i) || r->op == OP_GET || r->invoked > first_return ||
+                known != (pass == 0) || !apply(r, q->writes[i], value, &next) ||
+                (!known && next == value))
+                continue;
+            /* Unknown writes with the same effect are interchangeable: the earliest stands for all. */
+            if (!known && r->op != OP_REPLACE && (next == 0 || next == UNSEEN) && tried[r->op]++ > 0)
+                continue;
+            if (search(q, with(placed, i), next))
+                return true;
+        }
     }
     return false;
+}
+
+static uint32_t written(const struct search *q, uint32_t i)
+{
+    uint32_t value = q->at[i]->value;
+
+    if (value == 0)
+        return 0;
+    for (uint32_t j = 0; j < q->count; j++)
+        if ((q->at[j]->op == OP_GET && q->at[j]->result == value) ||
+            (q->at[j]->op == OP_REPLACE && q->at[j]->expected == value))
+            return value;
+    return UNSEEN;
 }
 
 bool linearizable(struct sim *s, uint32_t key)
@@ -164,6 +191,8 @@ bool linearizable(struct sim *s, uint32_t key)
         NEF_ASSERT(q.count < NEF_COUNT(q.at) && q.count < 128);
         q.at[q.count++] = r;
     }
+    for (uint32_t i = 0; i < q.count; i++)
+        q.writes[i] = written(&q, i);
     good = search(&q, (struct set){0}, 0);
     if (!good)
         sim_fail(s, q.gave_up ? "history of key %u is too wide to check"
