@@ -44,7 +44,7 @@ static_assert(ROCKSDB_MAJOR == 7, "check rocksdb_options_t and EncryptionProvide
 
 namespace {
 
-constexpr size_t kPrefixBytes = 4096;
+constexpr size_t kPrefixBytes = NEF_INDEX_PREFIX_BYTES;
 constexpr size_t kIvAt = 8, kIvBytes = 16;
 constexpr size_t kCheckAt = 24, kCheckBytes = 16;
 constexpr size_t kUsedBytes = 40;

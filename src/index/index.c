@@ -144,6 +144,29 @@ static rocksdb_options_t *make_options(const struct nef_index_shared *shared)
     return options;
 }
 
+/* RocksDB's EncryptedEnv asserts that a file that isn't empty holds a whole prefix. A crash or damage can leave
+ * less, which would end every start from then on: here it is corruption, which the log repairs. */
+static nef_err check_prefixes(const char *path)
+{
+    nef_err err = NEF_OK;
+    struct dirent *entry;
+    struct stat st;
+    DIR *dir = opendir(path);
+
+    if (dir == NULL)
+        return NEF_E_IO;
+    for (errno = 0; err == NEF_OK && (entry = readdir(dir)) != NULL; errno = 0) {
+        if (fstatat(dirfd(dir), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+            err = NEF_E_IO;
+        else if (S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size < (off_t)NEF_INDEX_PREFIX_BYTES)
+            err = NEF_E_CORRUPT;
+    }
+    if (err == NEF_OK && errno != 0)
+        err = NEF_E_IO;
+    (void)closedir(dir); /* nothing was written through it */
+    return err;
+}
+
 nef_err nef_index_open(struct nef_index_shared *shared, const char *path, const uint8_t key[32],
                        struct nef_index **out_index)
 {
@@ -169,6 +192,9 @@ nef_err nef_index_open(struct nef_index_shared *shared, const char *path, const 
         err = errno == ENOSPC ? NEF_E_NOSPACE : NEF_E_IO;
         goto out;
     }
+    err = check_prefixes(path);
+    if (err != NEF_OK)
+        goto out;
     index->read = rocksdb_readoptions_create();
     index->write = rocksdb_writeoptions_create();
     rocksdb_writeoptions_disable_WAL(index->write, 1);

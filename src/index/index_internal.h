@@ -12,6 +12,8 @@
 extern "C" {
 #endif
 
+#define NEF_INDEX_PREFIX_BYTES 4096u /* of each file: magic, IV, check */
+
 struct nef_index_env;    /* an encrypting environment under one key */
 struct nef_index_budget; /* memory of all memtables of a process */
 
