@@ -86,17 +86,21 @@ static int key_compare(const uint8_t *a, size_t a_bytes, const uint8_t *b, size_
 static struct nef_index_iter *least(struct nef_index_iter *const *iters, uint32_t count)
 {
     struct nef_index_iter *best = NULL;
+    const uint8_t *best_k = NULL;
+    size_t best_bytes = 0;
 
     for (uint32_t i = 0; i < count; i++) {
-        size_t bytes, best_bytes;
         const uint8_t *k;
+        size_t bytes;
 
         if (!nef_index_iter_valid(iters[i]))
             continue;
         k = nef_index_iter_key(iters[i], &bytes);
-        if (best == NULL ||
-            key_compare(k, bytes, nef_index_iter_key(best, &best_bytes), best_bytes) < 0)
+        if (best == NULL || key_compare(k, bytes, best_k, best_bytes) < 0) {
             best = iters[i];
+            best_k = k;
+            best_bytes = bytes;
+        }
     }
     return best;
 }
