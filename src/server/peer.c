@@ -231,19 +231,17 @@ static nef_err receive_core(struct conn *conn, uint8_t *frame, uint32_t bytes)
     item->event.cell = cell;
     item->event.bytes = m.payload_bytes;
     if (m.payload_bytes > 0) {
-        uint8_t *copy = malloc(m.payload_bytes);
-
-        item->payload = copy == NULL ? NULL : payload_new(copy, m.payload_bytes, cell);
+        /* the payload owns the frame; the message's body lies in it, too, and lives as long as the item */
+        item->payload = payload_new(frame, frame + (payload - frame), m.payload_bytes, cell);
         if (item->payload == NULL) {
-            free(copy);
             item_free(item);
             free(frame);
             return NEF_E_NOMEM;
         }
-        memcpy(copy, payload, m.payload_bytes);
         item->event.handle = (uint64_t)(uintptr_t)item->payload;
+    } else {
+        item->frame = frame;
     }
-    item->frame = frame;
     item->message = m;
     item->event.message = &item->message;
     post(rt, item);

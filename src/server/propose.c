@@ -14,13 +14,14 @@ void props_init(struct props *props)
     props->next_number = 1;
 }
 
-struct payload *payload_new(uint8_t *data, uint32_t bytes, uint32_t cell)
+struct payload *payload_new(uint8_t *memory, uint8_t *data, uint32_t bytes, uint32_t cell)
 {
     struct payload *p = calloc(1, sizeof(*p));
 
     if (p == NULL)
         return NULL;
     atomic_init(&p->refs, 1);
+    p->memory = memory;
     p->data = data;
     p->bytes = bytes;
     p->cell = cell;
@@ -36,7 +37,7 @@ void payload_unref(struct payload *p)
 {
     if (p == NULL || atomic_fetch_sub(&p->refs, 1) != 1)
         return;
-    free(p->data);
+    free(p->memory);
     free(p);
 }
 
@@ -103,7 +104,8 @@ nef_err nef_runtime_propose(struct nef_runtime *rt, struct nef_run *run, nef_pro
 {
     struct props *props = &rt->props;
     struct prop *prop = calloc(1, sizeof(*prop));
-    struct payload *payload = prop == NULL ? NULL : payload_new(run->data, run->bytes, run->cell);
+    struct payload *payload =
+        prop == NULL ? NULL : payload_new(run->data, run->data, run->bytes, run->cell);
     struct item *item = payload == NULL ? NULL : item_new(NEF_EV_PROPOSE);
 
     NEF_ASSERT(run->cell < rt->cell_count);

@@ -44,10 +44,12 @@ struct payload {
     atomic_uint refs;
     uint32_t cell;
     uint32_t bytes;
-    uint8_t *data;
+    uint8_t *data;   /* inside `memory` */
+    uint8_t *memory; /* owned */
     uint64_t number; /* a local proposal's; 0: from a peer */
 };
-struct payload *payload_new(uint8_t *data_taken, uint32_t bytes, uint32_t cell);
+/* Takes memory, of which [data, data + bytes) is the payload; NULL: out of memory, then it isn't taken. */
+struct payload *payload_new(uint8_t *memory, uint8_t *data, uint32_t bytes, uint32_t cell);
 void payload_ref(struct payload *p);
 void payload_unref(struct payload *p);
 
