@@ -286,7 +286,7 @@ nef_err cell_append(struct cell *cell, const struct nef_action *action)
         if (err != NEF_OK)
             return err;
     }
-    if (atomic_load(&p->refs) > 1) {
+    if (p->number != 0 && atomic_load(&p->refs) > 1) {
         /* a link still sends it as a proposal: stamping in place would tear what it sends */
         data = malloc(p->bytes);
         if (data == NULL)

@@ -188,6 +188,8 @@ static void execute_one(struct nef_runtime *rt, const struct nef_action *a)
     switch (a->type) {
     case NEF_ACT_APPEND:
         err = cell_append(cell, a);
+        if (a->number == 0)
+            payload_unref(payload_of(a)); /* a peer's (SAVE_PAYLOAD): the core doesn't keep it */
         break;
     case NEF_ACT_MARK:
         err = cell_mark(cell, a);
