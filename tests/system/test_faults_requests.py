@@ -1,6 +1,7 @@
 """Requests that run while something ends: an upload through a failover, a bucket that goes away. See FAULTS.md."""
 import hashlib
 import os
+import random
 import threading
 import time
 
@@ -68,19 +69,23 @@ def test_bucket_deleted_while_a_put_runs(faulty):
     """Either the put is answered and the bucket stays, or the bucket goes and the put is refused: never a 200 for an
     object in a bucket that was deleted, nor a bucket that comes back."""
     seen = set()
-    for round_ in range(12):
+    for round_ in range(24):
         bucket = f"going-{os.getpid()}-{round_}"
         assert S3.of(faulty, "a").request("PUT", f"/{bucket}")[0] == 200
         body = body_of(f"value-{round_}", 100 if round_ % 2 else 300000)
         answers = {}
 
-        def put(zone):
+        rng = random.Random(round_)
+
+        def put(zone, delay):
+            time.sleep(delay)
             answers[zone] = S3.of(faulty, zone).request("PUT", f"/{bucket}/key", body=body)
 
         def delete():
-            time.sleep(0.0015 * (round_ // 2))
+            time.sleep(0.003)
             answers["delete"] = S3.of(faulty, "b").request("DELETE", f"/{bucket}")
-        threads = [threading.Thread(target=put, args=(z,)) for z in ("a", "b")]
+        threads = [threading.Thread(target=put, args=(z, rng.uniform(0, 0.009)))
+                   for z in ("a", "b")]
         threads.append(threading.Thread(target=delete))
         for t in threads:
             t.start()

@@ -210,8 +210,24 @@ class Region:
 
     def wait_durability(self, wanted="2/2", seconds=30):
         def durable():
-            return self.durability() == wanted
-        wait_for(durable, seconds)
+            if wanted != "2/2":
+                return self.durability() == wanted
+            # each zone's word: a primary that hasn't noticed yet that the other died says 2/2, too
+            said = [self.status(z) for z in ("a", "b")]
+            return (sorted(s["role"] for s in said) == ["backup", "primary"] and
+                    all(s["ready"] and s["durability"] == "2/2" for s in said) and
+                    said[0]["epoch"] == said[1]["epoch"])
+        try:
+            wait_for(durable, seconds)
+        except TimeoutError as e:
+            said = []
+            for z in ("a", "b"):
+                try:
+                    s = self.status(z)
+                    said.append({k: s[k] for k in ("role", "ready", "durability", "epoch", "zones")})
+                except OSError as error:
+                    said.append(str(error))
+            raise AssertionError(f"not {wanted} within {seconds} s: {said}{self.tails()}") from e
 
     def primary(self):
         for zone in ("a", "b"):
