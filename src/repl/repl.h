@@ -95,9 +95,10 @@ struct nef_repl_config {
     uint64_t (*next_present)(void *context, uint32_t cell, uint64_t offset);
     /* End of the segment run: how far [offset, ...) is present without a hole. */
     uint64_t (*present_until)(void *context, uint32_t cell, uint64_t offset);
-    /* Bytes of whole records from OFFSET on, at most BYTES_MAX, but one record at least; never across a
-     * segment border; 0 only if no record begins there. Asked only when more than append_bytes_max
-     * waits to be sent, just before the SEND_LOG of those bytes. */
+    /* Bytes of whole runs (proposals, pads, marks) from OFFSET on, at most BYTES_MAX, but one run at least;
+     * never a part of one: a backup that takes over goes on from what it has. Never across a segment border;
+     * 0 only if no record begins there. Asked only when more than append_bytes_max waits to be sent, just
+     * before the SEND_LOG of those bytes. */
     uint64_t (*whole_records)(void *context, uint32_t cell, uint64_t offset, uint64_t bytes_max);
     void *context;
 };

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 #include "base/assert.h"
+#include "base/bytes.h"
 #include "base/trace.h"
 #include "io/clock.h"
 #include "io/file_posix.h"
@@ -366,24 +367,39 @@ nef_err cell_write(struct cell *cell, const struct nef_action *action, const str
     return nef_log_append(cell->log, action->offset, p->data, p->bytes);
 }
 
-/* Bytes of whole records from OFFSET on, at most BYTES_MAX but one at least, inside the segment. */
+#define RECORDS_WINDOW 16384u
+
+/* Bytes of whole runs from OFFSET on, at most BYTES_MAX but one run at least, inside the segment. Never a part
+ * of a run: what the backup has written is what it goes on from, alone, if the primary dies now, and records
+ * that follow half a run could never be applied. (It is durable, and so committed, up to there, too.) */
 uint64_t cell_whole_records(struct cell *cell, uint64_t offset, uint64_t bytes_max)
 {
     uint64_t limit = cell->rt->segment_bytes - offset % cell->rt->segment_bytes;
-    uint64_t end = nef_log_end(cell->log), bytes = 0;
+    uint64_t end = nef_log_end(cell->log), at = 0, bytes = 0, have_at = 0, have = 0;
+    uint8_t window[RECORDS_WINDOW];
 
-    while (bytes < limit && offset + bytes < end) {
-        uint8_t header[NEF_RECORD_HEADER_BYTES];
+    limit = NEF_MIN(limit, end > offset ? end - offset : 0);
+    while (at < limit) {
         struct nef_record record;
-        uint64_t whole;
 
-        if (nef_log_read(cell->log, offset + bytes, header, sizeof(header)) != NEF_OK ||
-            nef_record_decode(header, &record) != NEF_OK)
+        if (at + NEF_RECORD_HEADER_BYTES > have_at + have) {
+            have_at = at;
+            have = NEF_MIN(limit - at, sizeof(window));
+            if (have < NEF_RECORD_HEADER_BYTES)
+                break;
+            if (nef_log_read(cell->log, offset + at, window, have) != NEF_OK) {
+                have = NEF_RECORD_HEADER_BYTES; /* a segment that was left before it was full */
+                if (nef_log_read(cell->log, offset + at, window, have) != NEF_OK)
+                    break;
+            }
+        }
+        if (nef_record_decode(window + (at - have_at), &record) != NEF_OK)
             break;
-        whole = nef_record_bytes(record.body_bytes);
-        if (bytes > 0 && bytes + whole > bytes_max)
+        at += nef_record_bytes(record.body_bytes);
+        if (at > limit || (bytes > 0 && at > bytes_max))
             break;
-        bytes += whole;
+        if ((record.flags & NEF_RECORD_LAST) != 0)
+            bytes = at;
     }
     return bytes;
 }

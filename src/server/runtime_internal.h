@@ -284,7 +284,7 @@ NEF_MUST_CHECK nef_err cell_write(struct cell *cell, const struct nef_action *ac
                                   const struct payload *payload);
 NEF_MUST_CHECK nef_err cell_cut(struct cell *cell, uint64_t to);
 NEF_MUST_CHECK nef_err cell_skip(struct cell *cell, uint64_t to);
-uint64_t cell_whole_records(struct cell *cell, uint64_t offset, uint64_t bytes_max);
+uint64_t cell_whole_records(struct cell *cell, uint64_t offset, uint64_t bytes_max); /* whole runs, even */
 void cell_sync(struct cell *cell);
 void cell_commit(struct cell *cell, uint64_t until);
 void cell_wake_readers(struct cell *cell, uint64_t now);
