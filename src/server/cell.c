@@ -485,24 +485,27 @@ nef_err cell_cut(struct cell *cell, uint64_t to)
     }
     err = nef_log_truncate(cell->log, to);
     if (err == NEF_OK) {
+        uint64_t applied = nef_store_applied(cell->rt->store, cell->number);
+
         pthread_mutex_lock(&cell->lock);
-        nef_gate_cut(cell->gate, to);
+        /* only after an accepted loss: the index is ahead of the log that counts now; apply rebuilds it */
+        cell->rebuild = cell->rebuild || applied > to;
+        if (cell->rebuild)
+            applied = 0;
+        atomic_store(&cell->applied, applied);
+        /* What the ops between applied and the cut touch may stand in no mark but in that for all that was
+         * there at the start, which lay above the cut: all reads wait for them. */
+        (void)nef_gate_init(cell->gate, GATE_ENTRIES, applied);
+        if (to > applied)
+            nef_gate_mark(cell->gate, every_key, to);
         cell->end = to;
         cell->sync_wanted = false;
         if (cell->commit > to)
             cell->commit = to;
         pthread_mutex_unlock(&cell->lock);
-        if (nef_store_applied(cell->rt->store, cell->number) > to) {
-            /* only after an accepted loss: the index is ahead of the log that counts now */
-            err = nef_store_rebuild(cell->rt->store, cell->number);
-            pthread_mutex_lock(&cell->lock);
-            atomic_store(&cell->applied, nef_store_applied(cell->rt->store, cell->number));
-            (void)nef_gate_init(cell->gate, GATE_ENTRIES, 0); /* the index went back: all reads wait */
-            nef_gate_mark(cell->gate, every_key, to);
-            pthread_mutex_unlock(&cell->lock);
-        }
     }
     release(cell);
+    cell_wake_readers(cell, UINT64_MAX - 1); /* what they wait for may never come: they ask again */
     return err;
 }
 
