@@ -544,7 +544,9 @@ static nef_err open_core(struct nef_runtime *rt, const struct opening *opening, 
         cells[i].end = r->end;
         cells[i].committed = nef_store_applied(rt->store, i);
         cells[i].damaged = r->damaged;
-        cells[i].damage_offset = r->damage_offset;
+        /* From the last whole run on: the bad place itself may lie inside a run, or be a segment's
+         * header, and a log can't be cut there. */
+        cells[i].damage_offset = r->end;
         cells[i].epochs.count = r->epoch_count;
         for (uint32_t k = 0; k < r->epoch_count; k++)
             cells[i].epochs.at[k] =
