@@ -34,6 +34,8 @@
 #define CORE_HEAD_BYTES (1u + NEF_MESSAGE_HEAD_BYTES)
 #define FRAME_MAX       (NEF_MESSAGE_BYTES_MAX + NEF_MESSAGE_HEAD_MAX + 256)
 #define SEND_CHUNK      (256u << 10) /* log bytes go through a buffer of this size */
+/* a pad may be longer than any body */
+#define FETCH_RECORD_MAX (NEF_PROPOSAL_BYTES_MAX + NEF_RECORD_HEADER_BYTES + NEF_RECORD_ALIGN)
 #define SILENCE_MS      1500         /* ctl carries a heartbeat every 50 ms: after this it is dead */
 
 void frame_free(struct frame *frame)
@@ -265,13 +267,15 @@ static nef_err answer_fetch(struct conn *conn, struct nef_reader *r)
 
     if (nef_reader_end(r) != NEF_OK || cell >= rt->cell_count)
         return NEF_E_PROTOCOL;
-    answer = malloc(12 + NEF_RECORD_HEADER_BYTES + NEF_RECORD_BODY_MAX + NEF_RECORD_ALIGN);
+    answer = malloc(12 + FETCH_RECORD_MAX);
     if (answer == NULL)
         return NEF_E_NOMEM;
     err = nef_log_record(rt->cells[cell].log, offset, &record, answer + 12, &next);
     if (err == NEF_OK) {
         bytes = nef_record_bytes(record.body_bytes);
-        err = nef_log_read(rt->cells[cell].log, offset, answer + 12, bytes);
+        err = bytes > FETCH_RECORD_MAX
+                  ? NEF_E_LIMIT
+                  : nef_log_read(rt->cells[cell].log, offset, answer + 12, bytes);
     }
     w = nef_writer_of(answer, 12);
     nef_write_u64(&w, id);
