@@ -486,6 +486,8 @@ void *conn_main(void *argument)
     uint64_t last_heard = now_ns();
     const char *why = "the connection broke";
 
+    pthread_mutex_lock(&link->lock); /* until PEER_UP was posted: nothing of this pair may come before it */
+    pthread_mutex_unlock(&link->lock);
     SSL_set_mode(conn->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
     for (;;) {
         struct pollfd fds[2] = {{.fd = conn->fd, .events = POLLIN},
