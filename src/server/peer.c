@@ -108,6 +108,12 @@ void link_close(struct link *link, const char *why)
     pthread_mutex_unlock(&link->lock);
 }
 
+/* Log bytes are read when they are sent; the core's window bounds them. */
+static uint64_t frame_memory(const struct frame *frame)
+{
+    return frame->head_bytes + (frame->payload != NULL ? frame->body_bytes : 0);
+}
+
 /* Takes the frame. NEF_E_PEER: no link, or too much is queued (then the link is closed: the other side is
  * too slow for what the core wants, and the core must see it). */
 nef_err link_send(struct link *link, enum conn_kind kind, struct frame *frame)
@@ -123,7 +129,7 @@ nef_err link_send(struct link *link, enum conn_kind kind, struct frame *frame)
         frame_free(frame);
         return NEF_E_PEER;
     }
-    overfull = link->queued_bytes[kind] > LINK_BULK_MAX;
+    overfull = link->queued_bytes[kind] > LINK_QUEUE_MAX;
     if (!overfull) {
         frame->next = NULL;
         if (link->last[kind] == NULL)
@@ -131,7 +137,7 @@ nef_err link_send(struct link *link, enum conn_kind kind, struct frame *frame)
         else
             link->last[kind]->next = frame;
         link->last[kind] = frame;
-        link->queued_bytes[kind] += frame->head_bytes + frame->body_bytes;
+        link->queued_bytes[kind] += frame_memory(frame);
         (void)!write(link->conns[kind].wake_fd, &one, sizeof(one));
     }
     pthread_mutex_unlock(&link->lock);
@@ -154,7 +160,7 @@ static struct frame *next_frame(struct conn *conn)
         link->first[conn->kind] = f->next;
         if (f->next == NULL)
             link->last[conn->kind] = NULL;
-        link->queued_bytes[conn->kind] -= f->head_bytes + f->body_bytes;
+        link->queued_bytes[conn->kind] -= frame_memory(f);
     }
     pthread_mutex_unlock(&link->lock);
     return f;

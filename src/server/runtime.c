@@ -165,8 +165,18 @@ static void serve(struct nef_runtime *rt, uint64_t until)
 
 static void send_frame(struct nef_runtime *rt, const struct nef_action *a, enum conn_kind kind)
 {
-    struct frame *frame = frame_core(a->message);
+    struct frame *frame;
 
+    if (a->type == NEF_ACT_SEND_PROPOSAL) {
+        struct payload *p = payload_of(a);
+
+        /* The core repeats what has no outcome after a second. What still waits in this link's queue (the
+         * core has one reference, the frame another) isn't lost, and a slow link mustn't carry it twice. */
+        if (p->queued == a->peer + 1 && atomic_load(&p->refs) > 1)
+            return;
+        p->queued = a->peer + 1;
+    }
+    frame = frame_core(a->message);
     if (frame != NULL && a->type == NEF_ACT_SEND_LOG) {
         frame->from_log = true;
         frame->cell = a->cell;

@@ -35,8 +35,9 @@
 
 #define GATE_ENTRIES        16384u
 #define QUEUE_PAYLOAD_MAX   (64u << 20) /* bytes of messages waiting for the core: then links stop reading */
-#define LINK_BULK_MAX       (64u << 20) /* bytes queued to one peer: beyond it, frames are dropped and the
-                                         * link is closed (the core sends again) */
+#define LINK_QUEUE_MAX      (2 * NEF_PROPOSAL_MEMORY) /* memory of frames queued to one peer, more than all
+                                         * proposals have: beyond it, frames are dropped and the link is
+                                         * closed (the core sends again) */
 
 /* ---- payloads: bytes the core knows by handle ---- */
 
@@ -47,6 +48,7 @@ struct payload {
     uint8_t *data;   /* inside `memory` */
     uint8_t *memory; /* owned */
     uint64_t number; /* a local proposal's; 0: from a peer */
+    uint32_t queued; /* core thread: 1 + the peer whose link was given it last; 0: none */
 };
 /* Takes memory, of which [data, data + bytes) is the payload; NULL: out of memory, then it isn't taken. */
 struct payload *payload_new(uint8_t *memory, uint8_t *data, uint32_t bytes, uint32_t cell);
