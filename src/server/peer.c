@@ -168,9 +168,10 @@ static struct frame *next_frame(struct conn *conn)
 
 /* ---- receiving ---- */
 
-/* Whole records of CELL with good checksums, at OFFSET and after it, inside one segment. */
-static bool log_bytes_good(const struct nef_runtime *rt, const uint8_t *data, uint32_t bytes,
-                           uint32_t cell, uint64_t offset)
+/* Whole records of CELL with good checksums, at OFFSET and after it, inside one segment. The bodies of erased
+ * ones become zeros: the sender may not have made its hole yet (the header is marked first). */
+static bool log_bytes_good(const struct nef_runtime *rt, uint8_t *data, uint32_t bytes, uint32_t cell,
+                           uint64_t offset)
 {
     uint32_t at = 0;
 
@@ -183,16 +184,19 @@ static bool log_bytes_good(const struct nef_runtime *rt, const uint8_t *data, ui
         if (bytes - at < NEF_RECORD_HEADER_BYTES || nef_record_decode(data + at, &record) != NEF_OK)
             return false;
         whole = nef_record_bytes(record.body_bytes);
-        if (whole > bytes - at || record.cell != cell || record.offset != offset + at ||
-            nef_record_check_body(&record, data + at + NEF_RECORD_HEADER_BYTES) != NEF_OK)
+        if (whole > bytes - at || record.cell != cell || record.offset != offset + at)
+            return false;
+        if ((record.flags & NEF_RECORD_ERASED) != 0)
+            memset(data + at + NEF_RECORD_HEADER_BYTES, 0, whole - NEF_RECORD_HEADER_BYTES);
+        if (nef_record_check_body(&record, data + at + NEF_RECORD_HEADER_BYTES) != NEF_OK)
             return false;
         at += (uint32_t)whole;
     }
     return true;
 }
 
-static bool payload_good(const struct nef_runtime *rt, const struct nef_message *m,
-                         const uint8_t *payload, uint32_t *out_cell)
+static bool payload_good(const struct nef_runtime *rt, const struct nef_message *m, uint8_t *payload,
+                         uint32_t *out_cell)
 {
     if (m->type == NEF_MSG_APPEND) {
         struct nef_append append;
@@ -222,7 +226,8 @@ static nef_err receive_core(struct conn *conn, uint8_t *frame, uint32_t bytes)
     struct nef_reader r = nef_reader_of(frame, bytes);
     struct nef_message m;
     struct item *item;
-    const uint8_t *head, *body, *payload;
+    const uint8_t *head, *body, *view;
+    uint8_t *payload;
     uint32_t cell = 0;
 
     (void)nef_read_u8(&r);
@@ -230,9 +235,11 @@ static nef_err receive_core(struct conn *conn, uint8_t *frame, uint32_t bytes)
     if (head == NULL || nef_message_decode(head, &m) != NEF_OK)
         goto bad;
     body = nef_read_view(&r, m.body_bytes);
-    payload = nef_read_view(&r, m.payload_bytes);
-    if (nef_reader_end(&r) != NEF_OK || nef_message_check(head, body, &m) != NEF_OK ||
-        !payload_good(rt, &m, payload, &cell))
+    view = nef_read_view(&r, m.payload_bytes);
+    if (nef_reader_end(&r) != NEF_OK || nef_message_check(head, body, &m) != NEF_OK)
+        goto bad;
+    payload = frame + (view - frame);
+    if (!payload_good(rt, &m, payload, &cell))
         goto bad;
     item = item_new(NEF_EV_MESSAGE);
     item->event.peer = conn->link->peer;
