@@ -41,7 +41,8 @@ bool ready(const struct nef_runtime *rt, uint64_t now)
         return false;
     if (role == NEF_ROLE_OUT || role == NEF_ROLE_CATCHING_UP || role == NEF_ROLE_STOPPED)
         return false;
-    return rt->ever_served && now - rt->last_served_ns < NO_LEASE_NS;
+    /* not `now - last`: the caller's now may be older than the core's last sweep */
+    return rt->ever_served && now < rt->last_served_ns + NO_LEASE_NS;
 }
 
 void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
