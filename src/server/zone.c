@@ -46,9 +46,14 @@ static void catch_signals(struct nef_runtime *rt)
     signalled = rt;
     (void)sigaction(SIGTERM, &action, NULL);
     (void)sigaction(SIGINT, &action, NULL);
-    action.sa_handler = SIG_IGN;
-    (void)sigaction(SIGPIPE, &action, NULL);
-    (void)sigaction(SIGHUP, &action, NULL);
+}
+
+static void ignore_signals(int first, int second)
+{
+    struct sigaction action = {.sa_handler = SIG_IGN};
+
+    (void)sigaction(first, &action, NULL);
+    (void)sigaction(second, &action, NULL);
 }
 
 static int open_trace(const struct nef_zone_config *config)
@@ -157,6 +162,7 @@ static void stop(struct zone *z)
     nef_admin_attach(z->admin, NULL);
     nef_s3_service_stop(z->s3, GRACE_MS);
     nef_admin_stop(z->admin);
+    ignore_signals(SIGTERM, SIGINT); /* their handler wakes a runtime that goes now */
     nef_runtime_stop(z->rt);
     nef_metrics_free(z->metrics);
     nef_keys_close(z->keys);
@@ -180,6 +186,7 @@ int nef_zone_main(const char *config_path)
     if (open_trace(&z.config) != 0)
         return 2;
     raise_limits();
+    ignore_signals(SIGPIPE, SIGHUP); /* before the first link can break */
     if (nef_crypto_init() != NEF_OK) {
         nef_trace(NEF_TRACE_ERROR, "crypto_selftest_failed", NULL);
         return 1;
