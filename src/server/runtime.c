@@ -233,10 +233,10 @@ static void execute_one(struct nef_runtime *rt, const struct nef_action *a)
         nef_trace(NEF_TRACE_ERROR, "stopping", "e:err", a->err, NULL);
         status_changed(rt);
         serve(rt, 0);
-        if (a->err == NEF_E_IO || a->err == NEF_E_NOSPACE || a->err == NEF_E_SYSTEM ||
-            a->err == NEF_E_NOMEM)
-            end_runtime(rt, a->err);
-        break; /* rolled back, configuration lost: stay up, refuse, and let an operator look */
+        /* Whatever failed: this core does nothing any more, and only a start recovers. (A replica that was
+         * rolled back or lost its configuration isn't stopped like this: it stays up and refuses.) */
+        end_runtime(rt, a->err);
+        break;
     case NEF_ACT_ETCD_GET:
         group_ask(rt);
         break;
