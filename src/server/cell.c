@@ -18,7 +18,10 @@
 #include "base/trace.h"
 #include "io/clock.h"
 #include "io/file_posix.h"
+#include "io/files.h"
 #include "server/runtime_internal.h"
+
+#define REBUILD_SUFFIX ".rebuild" /* an empty file beside the index: it is wiped at the next start */
 
 nef_err cell_open(struct cell *cell, struct nef_log_recovery *out_recovery)
 {
@@ -103,8 +106,8 @@ static void *sync_main(void *argument)
     return NULL;
 }
 
-/* A record below commit doesn't verify here: take it from the peer. */
-static void repair_for_apply(struct cell *cell)
+/* A record below commit doesn't verify here: take it from the peer. False: the log is good. */
+static bool repair_for_apply(struct cell *cell)
 {
     uint64_t at = nef_store_applied(cell->rt->store, cell->number);
     uint64_t until;
@@ -119,7 +122,7 @@ static void repair_for_apply(struct cell *cell)
         nef_err err;
 
         if (body == NULL)
-            return;
+            return true; /* not known */
         err = nef_log_record(cell->log, at, &record, body, &next);
         free(body);
         if (err != NEF_OK) {
@@ -128,10 +131,53 @@ static void repair_for_apply(struct cell *cell)
             err = nef_runtime_repair(cell->rt, cell->number, at);
             nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "record_repair", "u:cell",
                       (uint64_t)cell->number, "u:offset", at, "e:err", err, NULL);
-            return;
+            return true;
         }
         at = next;
     }
+    return false;
+}
+
+/* Apply can't go on and the log isn't why: the index fails (R7). The process ends, and the peer takes over. A
+ * corrupt index is rebuilt at the next start, because readers may be in it now; once, for if that doesn't
+ * help, all zones would go on ending. */
+static void index_failed(struct cell *cell, nef_err err)
+{
+    struct nef_runtime *rt = cell->rt;
+    char path[4096];
+    struct item *item;
+
+    if (err == NEF_E_CORRUPT) {
+        if (cell->rebuilt_at_start)
+            return;
+        (void)snprintf(path, sizeof(path), "%s/" NEF_STORE_INDEX_NAME REBUILD_SUFFIX, rt->config->data_dir,
+                       cell->number);
+        if (nef_file_replace(path, 0600, "", 0) != NEF_OK)
+            return;
+    }
+    nef_trace(NEF_TRACE_ERROR, "index_failed", "u:cell", (uint64_t)cell->number, "e:err", err, NULL);
+    item = item_new(NEF_EV_FAILED);
+    item->event.cell = cell->number;
+    item->event.err = err;
+    post(rt, item);
+}
+
+nef_err cell_rebuild_wanted(struct cell *cell)
+{
+    char path[4096], mark[4096 + sizeof(REBUILD_SUFFIX)];
+    nef_err err;
+
+    (void)snprintf(path, sizeof(path), "%s/" NEF_STORE_INDEX_NAME, cell->rt->config->data_dir,
+                   cell->number);
+    (void)snprintf(mark, sizeof(mark), "%s" REBUILD_SUFFIX, path);
+    if (access(mark, F_OK) != 0)
+        return NEF_OK;
+    nef_trace(NEF_TRACE_WARN, "index_wiped", "u:cell", (uint64_t)cell->number, NULL);
+    err = nef_index_wipe(path);
+    if (err != NEF_OK)
+        return err;
+    cell->rebuilt_at_start = true;
+    return unlink(mark) == 0 ? NEF_OK : NEF_E_IO;
 }
 
 static bool apply_due(struct cell *cell)
@@ -145,11 +191,12 @@ static void *apply_main(void *argument)
 {
     struct cell *cell = argument;
     struct nef_runtime *rt = cell->rt;
+    uint32_t stuck = 0;
 
     pthread_mutex_lock(&cell->lock);
     for (;;) {
         uint64_t until, applied;
-        bool rebuild;
+        bool rebuild, rebuilt = false;
         nef_err err = NEF_OK;
 
         while (!atomic_load(&rt->stopping) && !apply_due(cell))
@@ -163,6 +210,7 @@ static void *apply_main(void *argument)
 
         if (rebuild) {
             err = nef_store_rebuild(rt->store, cell->number);
+            rebuilt = err == NEF_OK;
             nef_trace(err == NEF_OK ? NEF_TRACE_INFO : NEF_TRACE_WARN, "index_rebuild", "u:cell",
                       (uint64_t)cell->number, "u:from", nef_store_applied(rt->store, cell->number),
                       "e:err", err, NULL);
@@ -171,16 +219,23 @@ static void *apply_main(void *argument)
             err = nef_store_apply(rt->store, cell->number, until);
         applied = nef_store_applied(rt->store, cell->number);
         if (err != NEF_OK) {
-            nef_trace(NEF_TRACE_ERROR, "apply_failed", "u:cell", (uint64_t)cell->number, "u:applied",
-                      applied, "e:err", err, NULL);
-            if (err == NEF_E_CORRUPT || err == NEF_E_TORN)
-                repair_for_apply(cell);
+            /* AGAIN: a checkpoint is awaited */
+            nef_trace(err == NEF_E_AGAIN ? NEF_TRACE_DEBUG : NEF_TRACE_ERROR, "apply_failed", "u:cell",
+                      (uint64_t)cell->number, "u:applied", applied, "e:err", err, NULL);
+            if (err != NEF_E_CORRUPT && err != NEF_E_TORN && err != NEF_E_IO)
+                stuck = 0;
+            else if (repair_for_apply(cell))
+                stuck = 0;
+            else if (++stuck == 3) /* not because somebody else repaired it meanwhile */
+                index_failed(cell, err);
+        } else {
+            stuck = 0;
         }
 
         pthread_mutex_lock(&cell->lock);
         cell->apply_running = false;
-        if (rebuild && err == NEF_OK)
-            cell->rebuild = false;
+        if (rebuilt)
+            cell->rebuild = false; /* apply goes on where that left it, whatever it met then */
         if (!cell->rebuild) {
             atomic_store(&cell->applied, applied);
             nef_gate_applied(cell->gate, applied);
@@ -188,8 +243,9 @@ static void *apply_main(void *argument)
         pthread_cond_broadcast(&cell->idle_cond);
         pthread_mutex_unlock(&cell->lock);
         cell_wake_readers(cell, 0);
-        if (err != NEF_OK) {
-            struct timespec pause = {0, 200000000}; /* it is tried again; a peer or a key may come */
+        if (err != NEF_OK || applied < until) {
+            /* it is tried again; a peer or a key may come, or the rest of a run */
+            struct timespec pause = {0, err != NEF_OK ? 200000000 : 1000000};
 
             (void)nanosleep(&pause, NULL);
         }

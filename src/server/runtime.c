@@ -506,8 +506,13 @@ static nef_err open_store(struct nef_runtime *rt)
         .context = rt,
     };
 
-    for (uint32_t i = 0; i < rt->cell_count; i++)
+    for (uint32_t i = 0; i < rt->cell_count; i++) {
+        nef_err err = cell_rebuild_wanted(&rt->cells[i]);
+
+        if (err != NEF_OK)
+            return err;
         logs[i] = rt->cells[i].log;
+    }
     return nef_store_open(&options, &rt->store);
 }
 

@@ -95,6 +95,7 @@ struct cell {
     uint64_t end;       /* log end, as marked in the gate */
     struct nef_gate *gate;
     struct reader *readers;
+    bool rebuilt_at_start; /* the index was found corrupt by the process before: set before the threads */
 
     _Atomic uint64_t applied;
 };
@@ -278,6 +279,7 @@ uint64_t now_ns(void);
 /* cell.c */
 NEF_MUST_CHECK nef_err cell_open(struct cell *cell, struct nef_log_recovery *out_recovery);
 NEF_MUST_CHECK nef_err cell_start(struct cell *cell);
+NEF_MUST_CHECK nef_err cell_rebuild_wanted(struct cell *cell); /* before the store is opened */
 void cell_stop(struct cell *cell);
 void cell_close(struct cell *cell);
 NEF_MUST_CHECK nef_err cell_append(struct cell *cell, const struct nef_action *action);
