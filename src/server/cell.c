@@ -60,6 +60,7 @@ static void *sync_main(void *argument)
     struct cell *cell = argument;
     struct nef_runtime *rt = cell->rt;
 
+    thread_name("sync-%u", cell->number);
     pthread_mutex_lock(&cell->lock);
     for (;;) {
         uint64_t durable = 0, started, took;
@@ -193,6 +194,7 @@ static void *apply_main(void *argument)
     struct nef_runtime *rt = cell->rt;
     uint32_t stuck = 0;
 
+    thread_name("apply-%u", cell->number);
     pthread_mutex_lock(&cell->lock);
     for (;;) {
         uint64_t until, applied;

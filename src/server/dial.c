@@ -250,6 +250,7 @@ static void *accept_main(void *argument)
 {
     struct nef_runtime *rt = argument;
 
+    thread_name("accept");
     while (!atomic_load(&rt->stopping)) {
         struct pollfd p = {.fd = rt->listen_fd, .events = POLLIN};
         struct guest *guest;
@@ -361,6 +362,7 @@ static void *link_main(void *argument)
     struct nef_runtime *rt = link->rt;
     uint64_t half_since = 0;
 
+    thread_name("link-%.10s", link->zone);
     pthread_mutex_lock(&link->lock);
     while (!atomic_load(&rt->stopping)) {
         if (link->broken) {

@@ -220,6 +220,7 @@ static void *group_main(void *argument)
 {
     struct nef_runtime *rt = argument;
 
+    thread_name("etcd");
     pthread_mutex_lock(&rt->etcd_lock);
     for (;;) {
         struct nef_group wanted;

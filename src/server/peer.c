@@ -499,6 +499,7 @@ void *conn_main(void *argument)
     uint64_t last_heard = now_ns();
     const char *why = "the connection broke";
 
+    thread_name("%s-%.12s", conn->kind == CONN_CTL ? "ctl" : "bulk", link->zone);
     pthread_mutex_lock(&link->lock); /* until PEER_UP was posted: nothing of this pair may come before it */
     pthread_mutex_unlock(&link->lock);
     SSL_set_mode(conn->ssl, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,6 +33,17 @@
 uint64_t now_ns(void)
 {
     return nef_now_ns();
+}
+
+void thread_name(const char *format, ...)
+{
+    char name[16];
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(name, sizeof(name), format, args);
+    va_end(args);
+    (void)pthread_setname_np(pthread_self(), name);
 }
 
 /* ---- events ---- */
@@ -319,6 +331,7 @@ static void *core_main(void *argument)
     uint64_t next_sweep = 0, deadline = 0;
     bool stop = false;
 
+    thread_name("core");
     step_type(rt, NEF_EV_TICK);
     deadline = rt->actions->deadline;
     while (!stop) {

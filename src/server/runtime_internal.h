@@ -271,6 +271,7 @@ struct nef_runtime {
 };
 
 /* runtime.c */
+void thread_name(const char *format, ...) NEF_PRINTF(1, 2); /* of the caller, for top and perf */
 void post(struct nef_runtime *rt, struct item *item);
 void post_simple(struct nef_runtime *rt, enum nef_event_type type, uint32_t cell, uint64_t offset);
 void end_runtime(struct nef_runtime *rt, nef_err err);

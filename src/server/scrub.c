@@ -146,6 +146,7 @@ void *scrub_main(void *argument)
 {
     struct nef_runtime *rt = argument;
 
+    thread_name("scrub");
     sleep_ns(rt, NEF_MIN(rt->config->scrub.interval_ns, 10000000000ull));
     while (!atomic_load(&rt->stopping)) {
         uint64_t began = now_ns(), took;

@@ -307,6 +307,7 @@ static void *upkeep_main(void *argument)
     struct nef_runtime *rt = argument;
     struct upkeep *u = calloc(1, sizeof(*u));
 
+    thread_name("upkeep");
     NEF_ASSERT(u != NULL);
     u->rt = rt;
     while (!atomic_load(&rt->stopping)) {

@@ -424,6 +424,8 @@ nef_err nef_batch_commit(struct nef_cell *cell)
         err = nef_index_write(cell->index, cell->batch);
     if (err != NEF_OK)
         return err;
+    if (cell->buckets_dirty)
+        nef_buckets_changed(cell);
     cell->totals_dirty = false;
     if (cell->checkpoint_dirty)
         nef_checkpoint_rows_seen(cell, &cell->checkpoint.pending, cell->checkpoint.pending_pieces);

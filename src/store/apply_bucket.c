@@ -23,11 +23,18 @@ static nef_err bucket_get(struct nef_cell *cell, const struct nef_id *bucket,
     return err;
 }
 
+static void buckets_change(struct nef_cell *cell)
+{
+    cell->buckets_dirty = true;
+    memset(&cell->open_bucket, 0, sizeof cell->open_bucket);
+}
+
 static nef_err bucket_put(struct nef_cell *cell, const struct nef_id *bucket,
                           const struct nef_row_bucket *row)
 {
     struct nef_row_key k;
 
+    buckets_change(cell);
     nef_key_id(&k, 'B', bucket);
     nef_row_bucket_put(&cell->row, row);
     return nef_batch_put(cell, &k, &cell->row);
@@ -36,13 +43,18 @@ static nef_err bucket_put(struct nef_cell *cell, const struct nef_id *bucket,
 nef_err nef_bucket_open(struct nef_cell *cell, const struct nef_id *bucket, nef_err *out_code)
 {
     struct nef_row_bucket row;
-    nef_err err = bucket_get(cell, bucket, &row);
+    nef_err err;
 
+    *out_code = NEF_OK;
+    if (!nef_id_is_zero(bucket) && nef_id_equal(bucket, &cell->open_bucket))
+        return NEF_OK; /* each op asks, and nearly always for the same */
+    err = bucket_get(cell, bucket, &row);
     if (err == NEF_E_NOT_FOUND || (err == NEF_OK && row.closed)) {
         *out_code = NEF_E_NO_BUCKET;
         return NEF_OK;
     }
-    *out_code = NEF_OK;
+    if (err == NEF_OK)
+        cell->open_bucket = *bucket;
     return err;
 }
 
@@ -281,6 +293,7 @@ nef_err nef_apply_bucket_delete(struct nef_apply *a, nef_err *out_code)
     if (cell->forget_count == NEF_BATCH_RUNS_MAX)
         return NEF_E_LIMIT; /* can't be: a batch has no more runs */
     cell->forget[cell->forget_count++] = op->bucket;
+    buckets_change(cell);
     nef_key_id(&k, 'B', &op->bucket);
     nef_batch_delete(cell, &k);
     if (cell->number == 0) {

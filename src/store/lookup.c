@@ -123,8 +123,43 @@ static nef_err bucket_by_id(struct nef_cell *cell, const struct nef_id *id, stru
     return err;
 }
 
+static uint32_t cache_slot(const char *name)
+{
+    static const uint8_t key[16];
+
+    return (uint32_t)(nef_siphash(key, name, strlen(name)) % NEF_BUCKETS_CACHED);
+}
+
+static bool cache_get(struct nef_bucket_cache *cache, const char *name, uint64_t generation,
+                      struct nef_bucket *out)
+{
+    uint32_t slot = cache_slot(name);
+    bool found;
+
+    pthread_mutex_lock(&cache->lock);
+    found = cache->at[slot].generation == generation &&
+            strcmp(cache->at[slot].bucket.name, name) == 0;
+    if (found)
+        *out = cache->at[slot].bucket;
+    pthread_mutex_unlock(&cache->lock);
+    return found;
+}
+
+static void cache_put(struct nef_bucket_cache *cache, uint64_t generation,
+                      const struct nef_bucket *bucket)
+{
+    uint32_t slot = cache_slot(bucket->name);
+
+    pthread_mutex_lock(&cache->lock);
+    cache->at[slot].generation = generation;
+    cache->at[slot].bucket = *bucket;
+    pthread_mutex_unlock(&cache->lock);
+}
+
 nef_err nef_store_bucket(struct nef_store *store, const char *name, struct nef_bucket *out_bucket)
 {
+    /* noted before the rows are read: if they change meanwhile, what is cached is void at once */
+    uint64_t generation = atomic_load(&store->buckets.generation);
     struct nef_cell *cell = &store->cells[0];
     struct nef_buf value = {0};
     struct nef_row_key k;
@@ -133,12 +168,16 @@ nef_err nef_store_bucket(struct nef_store *store, const char *name, struct nef_b
 
     if (name[0] == 0 || strlen(name) > NEF_BUCKET_NAME_MAX)
         return NEF_E_NO_BUCKET;
+    if (cache_get(&store->buckets, name, generation, out_bucket))
+        return NEF_OK;
     nef_key_text(&k, 'N', name, strlen(name));
     err = nef_cell_get(cell, &k, &value);
     if (err == NEF_OK)
         err = nef_row_name_get(value.data, value.bytes, &id);
     if (err == NEF_OK)
         err = bucket_by_id(cell, &id, &value, out_bucket);
+    if (err == NEF_OK)
+        cache_put(&store->buckets, generation, out_bucket);
     nef_buf_free(&value);
     return err == NEF_E_NOT_FOUND ? NEF_E_NO_BUCKET : err;
 }

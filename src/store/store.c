@@ -32,6 +32,14 @@ void nef_cell_read_end(struct nef_cell *cell)
     NEF_ASSERT(pthread_rwlock_unlock(&cell->index_lock) == 0);
 }
 
+void nef_buckets_changed(struct nef_cell *cell)
+{
+    cell->buckets_dirty = false;
+    memset(&cell->open_bucket, 0, sizeof cell->open_bucket);
+    if (cell->number == 0) /* names are there */
+        (void)atomic_fetch_add(&cell->store->buckets.generation, 1);
+}
+
 nef_err nef_cell_get(struct nef_cell *cell, const struct nef_row_key *k, struct nef_buf *out_value)
 {
     nef_err err;
@@ -252,6 +260,7 @@ nef_err nef_cell_load(struct nef_cell *cell)
 {
     nef_err err = load_state_rows(cell);
 
+    nef_buckets_changed(cell);
     cell->segment_count = 0;
     cell->dirty_count = 0;
     cell->stats_skipped = STATS_SKIP_MAX;
@@ -600,6 +609,7 @@ nef_err nef_store_open(const struct nef_store_options *options, struct nef_store
         return NEF_E_NOMEM;
     store->options = *options;
     NEF_ASSERT(pthread_mutex_init(&store->region_lock, NULL) == 0);
+    NEF_ASSERT(pthread_mutex_init(&store->buckets.lock, NULL) == 0);
     store->index_key = nef_secret_new(NEF_KEY_BYTES);
     store->dir = strdup(options->dir);
     store->shared = nef_index_shared_new(options->cache_bytes, options->write_buffer_bytes);

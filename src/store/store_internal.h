@@ -66,6 +66,8 @@ struct nef_cell {
     struct nef_row_totals totals;
     struct nef_row_checkpoint checkpoint;
     uint32_t bucket_count, user_count;
+    struct nef_id open_bucket; /* found open last, and unchanged since; zero: none */
+    bool buckets_dirty;        /* the batch changes buckets */
     void *outcomes_memory;
     struct nef_outcomes *outcomes;
     struct nef_segment_count *segments; /* ascending by segment */
@@ -119,8 +121,21 @@ struct nef_cell {
     uint64_t rounds;
 };
 
+/* Buckets by name as look-ups found them: nearly every request asks for one. An entry counts only as long as
+ * no batch that changes buckets was written since before it was read. */
+#define NEF_BUCKETS_CACHED 64u
+struct nef_bucket_cache {
+    pthread_mutex_t lock;
+    _Atomic uint64_t generation;
+    struct {
+        uint64_t generation; /* 0: empty */
+        struct nef_bucket bucket;
+    } at[NEF_BUCKETS_CACHED];
+};
+
 struct nef_store {
     struct nef_store_options options;
+    struct nef_bucket_cache buckets;
     char *dir;
     struct nef_index_shared *shared;
     uint8_t *index_key; /* 32 bytes of locked memory */
@@ -137,6 +152,8 @@ struct nef_store {
 void nef_cell_read_begin(struct nef_cell *cell); /* index_lock shared */
 void nef_cell_read_end(struct nef_cell *cell);
 /* One row of what was written. NEF_E_NOT_FOUND. */
+/* Bucket rows of this cell's index changed: what look-ups cached is void. */
+void nef_buckets_changed(struct nef_cell *cell);
 NEF_MUST_CHECK nef_err nef_cell_get(struct nef_cell *cell, const struct nef_row_key *k,
                                     struct nef_buf *out_value);
 /* Where a piece lies now; NEF_E_NOT_FOUND. For body.c. */
