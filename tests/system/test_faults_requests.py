@@ -138,3 +138,22 @@ def test_bucket_deleted_while_an_upload_runs_through_a_failover(faulty):
                            for n in range(16))
             wait_for(usable, 20)
         faulty.handover("a")
+
+
+def test_bucket_that_requires_both_zones(faulty):
+    """x-nef-require-durability: such a bucket refuses writes while a zone is away, and says durability in answers."""
+    s3 = S3.of(faulty, "a")
+    assert s3.request("PUT", "/both", headers={"x-nef-require-durability": "2/2"})[0] == 200
+    assert s3.request("PUT", "/one")[0] == 200
+    assert s3.request("PUT", "/both/k", body=b"x")[1]["x-nef-durability"] == "2/2"
+    faulty.stop_zone("b", "--kill")
+    wait_for(lambda: faulty.durability() == "1/2", 10)
+    status, _, body = s3.request("PUT", "/both/k", body=b"y")
+    assert (status, error_code(body)) == (503, "ServiceUnavailable")
+    assert b"2/2" in body or b"zone" in body
+    assert s3.request("PUT", "/one/k", body=b"x")[1]["x-nef-durability"] == "1/2"
+    assert s3.request("GET", "/both/k")[2] == b"x"
+    faulty.start_zone("b")
+    faulty.wait_durability("2/2", 40)
+    assert s3.request("PUT", "/both/k", body=b"z")[0] == 200
+    assert S3.of(faulty, "b").request("GET", "/both/k")[2] == b"z"
