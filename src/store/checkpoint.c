@@ -105,7 +105,7 @@ void nef_checkpoint_begun(struct nef_cell *cell, const struct nef_id *id, uint64
         cell->ckpt.state = NEF_CKPT_SNAPSHOT;
         cell->ckpt.lost = cell->ckpt.snapshot == NULL;
     } else if (cell->ckpt.state != NEF_CKPT_IDLE && cell->ckpt.state != NEF_CKPT_BEGUN) {
-        cell->ckpt.lost = true;
+        nef_checkpoint_forget(cell); /* another primary writes one: don't keep the snapshot until our next */
     }
     unlock(cell);
 }
