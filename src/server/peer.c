@@ -603,6 +603,19 @@ nef_err nef_runtime_repair(struct nef_runtime *rt, uint32_t cell, uint64_t offse
 
     if (cell >= rt->cell_count)
         return NEF_E_RANGE;
+    if (offset % rt->segment_bytes == 0) { /* a segment's header says nothing that isn't known here */
+        struct nef_segment_header h = {.cell = cell,
+                                       .segment = offset / rt->segment_bytes,
+                                       .segment_bytes = rt->segment_bytes,
+                                       .region = rt->region};
+        uint8_t header[NEF_SEGMENT_HEADER_BYTES];
+
+        nef_segment_header_encode(&h, header);
+        err = nef_log_repair(rt->cells[cell].log, offset, header, sizeof(header));
+        if (err == NEF_OK)
+            (void)atomic_fetch_add(&rt->scrub_repaired, 1);
+        return err;
+    }
     for (uint32_t i = 0; i < rt->link_count && err != NEF_OK; i++) {
         struct nef_record record;
         uint8_t *data = NULL;

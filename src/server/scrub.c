@@ -84,8 +84,54 @@ static void tell(struct nef_runtime *rt, uint32_t cell, uint64_t segment, const 
         (void)link_send(&rt->links[i], CONN_BULK, frame_plain(FRAME_DIGEST, text, sizeof(text)));
 }
 
+/* last: the place repaired before; again the same means that a repair doesn't help. */
+static nef_err repair(struct nef_runtime *rt, uint32_t cell, uint64_t bad, uint64_t *last)
+{
+    nef_err err;
+
+    if (bad == *last)
+        return NEF_E_CORRUPT;
+    *last = bad;
+    (void)atomic_fetch_add(&rt->scrub_bad, 1);
+    err = nef_runtime_repair(rt, cell, bad);
+    nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "scrub_repair", "u:cell",
+              (uint64_t)cell, "u:offset", bad, "e:err", err, NULL);
+    return err == NEF_OK ? NEF_E_AGAIN : err;
+}
+
+/* Record by record, where a scrub can't go: a sector that can't be read ends one, and a full segment whose
+ * headers are damaged never gets the seal that a scrub needs. NEF_E_AGAIN: a record was repaired. */
+static nef_err walk_segment(struct nef_runtime *rt, uint32_t cell, uint64_t segment, uint64_t *last)
+{
+    uint64_t rate = rt->config->scrub.rate_bytes, since = 0;
+    uint64_t at = segment * rt->segment_bytes + NEF_SEGMENT_HEADER_BYTES;
+    uint8_t *body = malloc(NEF_RECORD_BODY_MAX + NEF_RECORD_ALIGN);
+    nef_err err = NEF_OK;
+
+    if (body == NULL)
+        return NEF_E_NOMEM;
+    while (at / rt->segment_bytes == segment && !atomic_load(&rt->stopping)) {
+        struct nef_record record;
+        uint64_t next;
+
+        err = nef_log_record(rt->cells[cell].log, at, &record, body, &next);
+        if (err != NEF_OK)
+            break;
+        since += nef_record_bytes(record.body_bytes);
+        at = next;
+        if (since >= STEP_BYTES) {
+            sleep_ns(rt, since * 1000000000ull / rate);
+            since = 0;
+        }
+    }
+    free(body);
+    if (err == NEF_E_RANGE || err == NEF_E_NOT_FOUND)
+        return NEF_OK; /* its end, or it was dropped */
+    return err == NEF_E_TORN || err == NEF_E_CORRUPT || err == NEF_E_IO ? repair(rt, cell, at, last) : err;
+}
+
 /* NEF_E_AGAIN: a record was repaired, scrub it again. */
-static nef_err scrub_segment(struct nef_runtime *rt, uint32_t cell, uint64_t segment)
+static nef_err scrub_segment(struct nef_runtime *rt, uint32_t cell, uint64_t segment, uint64_t *last)
 {
     uint64_t rate = rt->config->scrub.rate_bytes;
     struct nef_scrub *scrub = NULL;
@@ -93,6 +139,8 @@ static nef_err scrub_segment(struct nef_runtime *rt, uint32_t cell, uint64_t seg
     uint64_t bad = UINT64_MAX, bytes = 0;
     nef_err err = nef_scrub_begin(rt->cells[cell].log, segment, &scrub);
 
+    if (err == NEF_E_AGAIN)
+        return walk_segment(rt, cell, segment, last);
     if (err != NEF_OK)
         return err;
     do {
@@ -103,19 +151,17 @@ static nef_err scrub_segment(struct nef_runtime *rt, uint32_t cell, uint64_t seg
     if (err == NEF_OK)
         nef_scrub_result(scrub, digest, &bad, &bytes);
     nef_scrub_free(scrub);
+    if (err == NEF_E_IO)
+        return walk_segment(rt, cell, segment, last);
     if (err != NEF_OK)
-        return err;
+        return err == NEF_E_AGAIN ? NEF_OK : err; /* AGAIN: this process stops */
     (void)atomic_fetch_add(&rt->scrub_bytes, bytes);
     if (bad == UINT64_MAX) {
         note(rt, cell, segment, digest, true);
         tell(rt, cell, segment, digest);
         return NEF_OK;
     }
-    (void)atomic_fetch_add(&rt->scrub_bad, 1);
-    err = nef_runtime_repair(rt, cell, bad);
-    nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "scrub_repair", "u:cell",
-              (uint64_t)cell, "u:offset", bad, "e:err", err, NULL);
-    return err == NEF_OK ? NEF_E_AGAIN : err;
+    return repair(rt, cell, bad, last);
 }
 
 static void scrub_cell(struct nef_runtime *rt, uint32_t cell)
@@ -128,13 +174,14 @@ static void scrub_cell(struct nef_runtime *rt, uint32_t cell)
     count = nef_log_segments(rt->cells[cell].log, numbers, SEGMENTS_MAX);
     for (uint32_t i = 0; i < count && i < SEGMENTS_MAX && !atomic_load(&rt->stopping); i++) {
         nef_err err;
+        uint64_t last = UINT64_MAX;
         int tries = 0;
 
         if (numbers[i] >= nef_log_end(rt->cells[cell].log) / rt->segment_bytes)
             break; /* the tail is still written; recovery checks it */
         do
-            err = scrub_segment(rt, cell, numbers[i]);
-        while (err == NEF_E_AGAIN && ++tries < 4096);
+            err = scrub_segment(rt, cell, numbers[i], &last);
+        while (err == NEF_E_AGAIN && ++tries < 4096 && !atomic_load(&rt->stopping));
         if (err != NEF_OK && err != NEF_E_NOT_FOUND) /* NOT_FOUND: dropped meanwhile */
             nef_trace(NEF_TRACE_WARN, "scrub_failed", "u:cell", (uint64_t)cell, "u:segment", numbers[i],
                       "e:err", err, NULL);
