@@ -93,11 +93,15 @@ static void take_snapshot(struct node *n)
 
 /* Only a rollback to before the epoch began can be told from the disk and the record alone (R10). One within
  * the epoch is noticed by the primary when the replica joins, but if the primary is lost first, two copies
- * were. The replica must not have changed since either. */
+ * were. */
 static bool seen_as_old(struct sim *s, const struct node *n)
 {
     if (!nef_id_equal(&n->snapshot.replica, &n->disk.replica))
         return false;
+    for (uint32_t i = 0; i < s->node_count; i++) /* it counts already for a change that is under way */
+        if (s->nodes[i].alive && s->nodes[i].repl->cas.pending &&
+            nef_group_has(&s->nodes[i].repl->cas.group, &n->disk.replica))
+            return false;
     if (!nef_group_has(&s->etcd.group, &n->disk.replica))
         return true;
     for (uint32_t c = 0; c < CELLS; c++)

@@ -20,7 +20,7 @@
 #define RECORDS 2
 #endif
 #ifndef CRASHES
-#define CRASHES 2
+#define CRASHES 1
 #endif
 #ifndef BUG
 #define BUG 0
