@@ -209,6 +209,8 @@ struct nef_runtime {
     void *core_memory;
     struct nef_repl *core;
     struct nef_actions *actions; /* core thread */
+    uint64_t random[512];        /* core thread: bits for the next events */
+    uint32_t random_left;        /* pairs of them */
     pthread_mutex_t queue_lock;
     pthread_cond_t queue_cond;
     struct item *queue_first, *queue_last; /* under queue_lock */
