@@ -58,12 +58,13 @@ static void try_joins(const uint8_t *p, size_t bytes)
     static struct nef_joined_cell dc;
     struct nef_joined d;
     struct nef_join j;
+    uint32_t c;
 
     if (nef_join_decode(&r, &j) == NEF_OK) {
         nef_join_encode(&w, &j);
-        for (uint32_t c = 0; c < j.cell_count && nef_join_cell_decode(&r, &jc) == NEF_OK; c++)
+        for (c = 0; c < j.cell_count && nef_join_cell_decode(&r, &jc) == NEF_OK; c++)
             nef_join_cell_encode(&w, jc.start, jc.end, &jc.epochs, NEF_EPOCHS_KEPT);
-        if (nef_reader_end(&r) == NEF_OK)
+        if (c == j.cell_count && nef_reader_end(&r) == NEF_OK)
             same(&w, p, bytes);
     }
     r = nef_reader_of(p, bytes);
@@ -71,9 +72,9 @@ static void try_joins(const uint8_t *p, size_t bytes)
     if (nef_joined_decode(&r, &d) != NEF_OK)
         return;
     nef_joined_encode(&w, &d);
-    for (uint32_t c = 0; c < d.cell_count && nef_joined_cell_decode(&r, &dc) == NEF_OK; c++)
+    for (c = 0; c < d.cell_count && nef_joined_cell_decode(&r, &dc) == NEF_OK; c++)
         nef_joined_cell_encode(&w, dc.cut, dc.from, &dc.epochs, NEF_EPOCHS_KEPT);
-    if (nef_reader_end(&r) == NEF_OK)
+    if (c == d.cell_count && nef_reader_end(&r) == NEF_OK)
         same(&w, p, bytes);
 }
 
