@@ -25,6 +25,7 @@
 #define LOOK_ROUNDS      4u    /* each kind of duty has its turn every so many calls */
 #define REPAIR_LAG_MAX   ((uint64_t)16 << 20)
 #define MOVE_FORGET_MS   60000u
+#define LOST_COPIES_MAX  8u
 #define STREAM_AGE_MS    60000u
 
 struct plan {
@@ -83,12 +84,37 @@ void nef_compact_copied(struct nef_cell *cell, const struct nef_id *stream, uint
     NEF_ASSERT(pthread_mutex_unlock(&cell->lock) == 0);
 }
 
+/* A copy whose piece was deleted before it came looks like the first piece of a new stream, of this very
+ * process: nobody would ever end that. It is told from a stream that is still written by where it begins. */
+static nef_err abort_copy(struct plan *p, const struct nef_move *m)
+{
+    struct nef_buf value = {0};
+    struct nef_row_stream row;
+    struct nef_row_key k;
+    struct nef_op op;
+    nef_err err;
+
+    nef_key_id(&k, 'S', &m->stream);
+    err = nef_cell_get(p->cell, &k, &value);
+    if (err == NEF_OK)
+        err = nef_row_stream_get(value.data, value.bytes, &row);
+    nef_buf_free(&value);
+    if (err != NEF_OK || row.first <= m->from)
+        return err == NEF_E_NOT_FOUND ? NEF_OK : err;
+    memset(&op, 0, sizeof op);
+    op.type = NEF_RECORD_STREAM_ABORT;
+    op.stream = m->stream;
+    op.u.stream_abort.proposer = row.proposer;
+    return propose(p, &op);
+}
+
 /* `moved` for the copies that were applied; those that never came are forgotten. */
 static nef_err finish_moves(struct plan *p)
 {
     struct nef_cell *cell = p->cell;
     struct nef_buf items = {0};
-    uint32_t count = 0;
+    struct nef_move lost[LOST_COPIES_MAX];
+    uint32_t count = 0, lost_count = 0;
     nef_err err = NEF_OK;
 
     NEF_ASSERT(pthread_mutex_lock(&cell->lock) == 0);
@@ -103,6 +129,10 @@ static nef_err finish_moves(struct plan *p)
             nef_buf_u64(&items, m->from);
             nef_buf_u64(&items, m->to);
             count++;
+        } else if (lost_count < LOST_COPIES_MAX) {
+            lost[lost_count++] = *m;
+        } else {
+            continue; /* the next call */
         }
         m->started_ms = 0;
         cell->move_count--;
@@ -110,6 +140,8 @@ static nef_err finish_moves(struct plan *p)
     NEF_ASSERT(pthread_mutex_unlock(&cell->lock) == 0);
     if (count > 0)
         err = propose_list(p, NEF_RECORD_MOVED, count, &items);
+    for (uint32_t i = 0; err == NEF_OK && i < lost_count && p->count < p->max; i++)
+        err = abort_copy(p, &lost[i]);
     nef_buf_free(&items);
     return err;
 }
