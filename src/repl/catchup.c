@@ -124,6 +124,13 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
 
         if (nef_joined_cell_decode(&reader, &jc) != NEF_OK)
             NEF_ASSERT(false); /* decoded above */
+        /* A skip that no record followed: the primary's table can place the cut in the hole below our end. No
+         * record of ours lies above it, so there is nothing to cut, and the stream goes on at our end. */
+        if (jc.cut < cell->end && !cell->must_cut &&
+            r->config.next_present(r->config.context, c, jc.cut) >= cell->end) {
+            jc.cut = cell->end;
+            jc.from = NEF_MAX(jc.from, jc.cut);
+        }
         cell->cut_wanted = cell->must_cut || jc.cut < cell->end;
         cell->cut_to = jc.cut;
         cell->skip_wanted = jc.from > jc.cut;
@@ -158,6 +165,9 @@ static void emit_cuts(struct nef_repl *r)
         } else {
             cell->skip_wanted = false;
             cell->durable = a->offset;
+            /* or the next JOIN would claim that the epoch before the hole reaches to its end */
+            if (cell->join_epoch > 0)
+                nef_table_add(&cell->epochs, cell->join_epoch, a->offset);
         }
         cell->end = a->offset;
         cell->cutting = true;
@@ -291,7 +301,7 @@ static bool near_tail(const struct nef_repl *r, const struct peer *p)
 
     for (uint32_t c = 0; c < r->config.cell_count; c++)
         left += r->cells[c].end > p->cells[c].durable ? r->cells[c].end - p->cells[c].durable : 0;
-    return left <= NEAR_TAIL_BYTES;
+    return left <= r->config.window_bytes; /* what may be under way to it at any time */
 }
 
 static void count(struct nef_repl *r, struct peer *p)

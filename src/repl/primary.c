@@ -155,7 +155,10 @@ static bool send_next(struct nef_repl *r, uint32_t peer, uint32_t c)
     if (from >= end || from - pc->end >= r->config.window_bytes || !nef_repl_room(r, 1))
         return false;
     if (r->config.next_present(r->config.context, c, from) != from) {
-        nef_primary_forget(r, p); /* dropped meanwhile: it joins again and skips */
+        /* Dropped: it joins again and skips, but not before it has what it was sent. Bytes of a session that
+         * ended count for nothing, so ending it earlier would send the same bytes again and again. */
+        if (pc->end == from)
+            nef_primary_forget(r, p);
         return false;
     }
     bytes = NEF_MIN(end - from, r->config.segment_bytes - from % r->config.segment_bytes);
@@ -369,6 +372,7 @@ static void begin_drain(struct nef_repl *r)
         r->drain_until = r->now + HANDOVER_NS;
         return;
     }
+    r->drain_wanted = false; /* nobody could take it: not at some later time, either */
 }
 
 static void drain(struct nef_repl *r)

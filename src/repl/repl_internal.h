@@ -37,7 +37,6 @@
 #define QUIET_NS_MIN        (1000 * NEF_MS)  /* R9: before a stalled peer is counted again; doubles */
 #define QUIET_NS_MAX        (60000 * NEF_MS)
 #define QUIET_RESET_NS      (300000 * NEF_MS) /* of 2/2, after which the quiet time starts anew */
-#define NEAR_TAIL_BYTES     (1u << 20)       /* a joiner this close, over all cells, is counted */
 
 #define GRANTS_MAX  (2u * NEF_REPLICA_MAX)
 #define ARENA_BYTES (192u << 10) /* bodies of one step: 3 peers' JOINED and STATEs fit, see has_room */
