@@ -271,6 +271,7 @@ nef_err cell_start(struct cell *cell)
     cell->commit = applied;
     atomic_store(&cell->applied, applied);
     /* which keys the ops between applied and the end touch isn't known: all reads wait for them */
+    cell->unmarked_until = cell->end;
     if (cell->end > applied)
         nef_gate_mark(cell->gate, every_key, cell->end);
     if (pthread_create(&cell->sync_thread, NULL, sync_main, cell) != 0 ||
@@ -546,16 +547,19 @@ nef_err cell_cut(struct cell *cell, uint64_t to)
         uint64_t applied = nef_store_applied(cell->rt->store, cell->number);
 
         pthread_mutex_lock(&cell->lock);
-        /* only after an accepted loss: the index is ahead of the log that counts now; apply rebuilds it */
-        cell->rebuild = cell->rebuild || applied > to;
-        if (cell->rebuild)
-            applied = 0;
-        atomic_store(&cell->applied, applied);
-        /* What the ops between applied and the cut touch may stand in no mark but in that for all that was
-         * there at the start, which lay above the cut: all reads wait for them. */
-        (void)nef_gate_init(cell->gate, GATE_ENTRIES, applied);
-        if (to > applied)
+        /* Only after an accepted loss: the index is ahead of the log that counts now; apply rebuilds it. Or it
+         * waits for a checkpoint still (0). */
+        cell->rebuild = cell->rebuild || applied > to || applied == 0;
+        if (cell->rebuild) {
+            atomic_store(&cell->applied, 0);
+            (void)nef_gate_init(cell->gate, GATE_ENTRIES, 0);
             nef_gate_mark(cell->gate, every_key, to);
+        } else {
+            nef_gate_cut(cell->gate, to);
+            if (to < cell->unmarked_until && to > applied)
+                nef_gate_mark(cell->gate, every_key, to); /* for the mark of all that, which is cut */
+        }
+        cell->unmarked_until = NEF_MIN(cell->unmarked_until, to);
         cell->end = to;
         cell->sync_wanted = false;
         if (cell->commit > to)

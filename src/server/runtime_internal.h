@@ -93,6 +93,7 @@ struct cell {
     bool rebuild;       /* the log has a hole: index from the checkpoint before anything is applied */
     uint64_t commit;    /* apply up to here */
     uint64_t end;       /* log end, as marked in the gate */
+    uint64_t unmarked_until; /* the log at the start, whose ops have no marks of their own but one for all */
     struct nef_gate *gate;
     struct reader *readers;
     bool rebuilt_at_start; /* the index was found corrupt by the process before: set before the threads */
