@@ -349,8 +349,7 @@ static void add(struct nef_repl *r, struct peer *p)
         return;
     next.epoch++;
     next.override_loss = false;
-    for (uint32_t c = 0; c < r->config.cell_count; c++)
-        next.first_offset[c] = NEF_MIN(r->cells[c].durable, p->cells[c].durable);
+    nef_epoch_first_offsets(r, &next);
     nef_epoch_swap(r, &next);
 }
 

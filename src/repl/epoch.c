@@ -397,6 +397,25 @@ static void seek_handover(struct nef_repl *r)
     nef_epoch_swap(r, &next);
 }
 
+void nef_epoch_first_offsets(const struct nef_repl *r, struct nef_group *next)
+{
+    for (uint32_t c = 0; c < r->config.cell_count; c++) {
+        uint64_t least = r->cells[c].durable;
+
+        for (uint32_t i = 0; i < next->member_count; i++) {
+            uint64_t there = 0; /* of one that acknowledges nothing now we can promise nothing */
+
+            if (!(next->in_sync >> i & 1) || (int32_t)i == r->self)
+                continue;
+            for (uint32_t p = 0; p < r->config.peer_count; p++)
+                if (nef_id_equal(&r->peers[p].replica, &next->members[i].replica))
+                    there = r->peers[p].cells[c].durable;
+            least = NEF_MIN(least, there);
+        }
+        next->first_offset[c] = least;
+    }
+}
+
 /* As primary: go on without the members that are lost. */
 static void seek_removal(struct nef_repl *r)
 {
@@ -413,13 +432,7 @@ static void seek_removal(struct nef_repl *r)
             nef_primary_removed(r, &r->group.members[i].replica);
     next.epoch++;
     next.override_loss = false;
-    for (uint32_t c = 0; c < r->config.cell_count; c++) {
-        next.first_offset[c] = r->cells[c].durable;
-        for (uint32_t i = 0; i < r->config.peer_count; i++)
-            if (nef_group_has(&next, &r->peers[i].replica))
-                next.first_offset[c] =
-                    NEF_MIN(next.first_offset[c], r->peers[i].cells[c].durable);
-    }
+    nef_epoch_first_offsets(r, &next);
     nef_epoch_swap(r, &next);
 }
 

@@ -162,6 +162,7 @@ static bool send_next(struct nef_repl *r, uint32_t peer, uint32_t c)
         return false;
     }
     bytes = NEF_MIN(end - from, r->config.segment_bytes - from % r->config.segment_bytes);
+    bytes = NEF_MIN(bytes, r->config.present_until(r->config.context, c, from) - from);
     if (bytes > r->config.append_bytes_max)
         bytes = r->config.whole_records(r->config.context, c, from, r->config.append_bytes_max);
     if (bytes == 0)

@@ -251,6 +251,8 @@ bool nef_repl_suspect(const struct nef_repl *r, const struct nef_id *replica);
  * etcd's revision of the adopted record is known (nef_epoch_can_swap). */
 bool nef_epoch_can_swap(struct nef_repl *r);
 void nef_epoch_swap(struct nef_repl *r, struct nef_group *next);
+/* As primary: what every member in sync of NEXT is known to hold durably. */
+void nef_epoch_first_offsets(const struct nef_repl *r, struct nef_group *next);
 void nef_epoch_run(struct nef_repl *r);
 
 /* ---- lease.c ------------------------------------------------------------------------------------------ */

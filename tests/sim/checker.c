@@ -113,8 +113,17 @@ void check_record(struct sim *s)
     for (uint32_t i = 0; i < s->node_count; i++)
         if (!nef_group_has(&s->etcd.group, &s->nodes[i].disk.replica))
             s->nodes[i].disk_lost = false; /* nothing relies on it any more */
-    for (uint32_t c = 0; c < CELLS; c++)
+    for (uint32_t c = 0; c < CELLS; c++) {
+        for (uint32_t i = 0; i < s->node_count; i++) {
+            const struct node *n = &s->nodes[i];
+
+            if (nef_group_has(&s->etcd.group, &n->disk.replica) && !n->disk_lost &&
+                n->disk.logs[c].durable < s->etcd.group.first_offset[c])
+                sim_fail(s, "R10: %c would be taken for rolled back in epoch %lu", n->name,
+                         s->etcd.group.epoch);
+        }
         check_members(s, c, 0, "R6");
+    }
 }
 
 static void ledger_push(struct ledger *l, const struct record *r)
