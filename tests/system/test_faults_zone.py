@@ -87,3 +87,23 @@ def test_host_lost_then_catch_up(faulty):
         load.wait_successes(30)
         faulty.start_zone("b")
         settle(faulty, load, 60)
+
+
+def test_catch_up_over_dropped_segments(faulty):
+    """While b is away, compaction drops segments that it lacks: it skips them, and may be killed while it does."""
+    before = faulty.log_size("zone-b")
+    with Load(faulty, keys=4, once=False) as load:
+        load.wait_successes(300)
+        faulty.stop_zone("b", "--kill")
+        mark = faulty.log_size("zone-a")
+
+        def dropped():
+            return sum(e.get("event") == "segment_dropped" for e in faulty.log("zone-a", mark)) >= 3
+        wait_for(dropped, 40, 0.5)
+        faulty.start_zone("b")
+        for pause in (0.15, 0.3, 0.6):  # interrupted wherever it is
+            time.sleep(pause)
+            faulty.kill("zone-b")
+            faulty.up()
+        settle(faulty, load)
+    assert any(e.get("event") == "log_skip" for e in faulty.log("zone-b", before)), "nothing was skipped"
