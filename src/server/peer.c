@@ -597,6 +597,27 @@ out:
     return err;
 }
 
+/* Is what a peer gave the record that stood at its place here? A peer whose log went another way has a good one
+ * there, too, but another: our own header says which it was, and where that can't be read, the peer must be in
+ * sync. */
+static bool same_record(struct nef_runtime *rt, uint32_t peer, const struct nef_record *theirs)
+{
+    struct nef_record ours;
+    bool in_sync;
+    nef_err err = nef_log_record(rt->cells[theirs->cell].log, theirs->offset, &ours, NULL, NULL);
+
+    if (err == NEF_OK)
+        return ours.epoch == theirs->epoch && ours.proposer == theirs->proposer &&
+               ours.number == theirs->number && ours.run_index == theirs->run_index &&
+               ours.body_bytes == theirs->body_bytes && ours.body_crc == theirs->body_crc;
+    if (err != NEF_E_TORN && err != NEF_E_CORRUPT && err != NEF_E_IO)
+        return false; /* nothing of this log stands there */
+    pthread_mutex_lock(&rt->status_lock);
+    in_sync = rt->status.peers[peer].in_sync;
+    pthread_mutex_unlock(&rt->status_lock);
+    return in_sync;
+}
+
 nef_err nef_runtime_repair(struct nef_runtime *rt, uint32_t cell, uint64_t offset)
 {
     nef_err err = NEF_E_PEER;
@@ -628,6 +649,8 @@ nef_err nef_runtime_repair(struct nef_runtime *rt, uint32_t cell, uint64_t offse
             nef_record_decode(data, &record) != NEF_OK ||
             nef_record_bytes(record.body_bytes) != bytes)
             err = NEF_E_PROTOCOL;
+        else if (!same_record(rt, rt->links[i].peer, &record))
+            err = NEF_E_PEER;
         else
             err = nef_log_repair(rt->cells[cell].log, offset, data, bytes);
         if (err == NEF_OK)
