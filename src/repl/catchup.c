@@ -70,7 +70,8 @@ uint64_t nef_common_prefix(const struct nef_epoch_table *a, uint64_t a_end,
 bool nef_catchup_cutting(const struct nef_repl *r)
 {
     for (uint32_t c = 0; c < r->config.cell_count; c++)
-        if (r->cells[c].cutting || r->cells[c].must_cut)
+        if (r->cells[c].cutting || r->cells[c].must_cut || r->cells[c].cut_wanted ||
+            r->cells[c].skip_wanted)
             return true;
     return false;
 }
@@ -108,10 +109,15 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
         return;
     if (r->following != FOLLOWING_ASKED || r->follow_peer != peer || j.attempt != r->follow_attempt)
         return;
-    for (uint32_t c = 0; c < j.cell_count; c++) /* all of it is good, or nothing is done */
+    for (uint32_t c = 0; c < j.cell_count; c++) { /* all of it is good, or nothing is done */
         if (nef_joined_cell_decode(&reader, &jc) != NEF_OK || jc.cut > r->cells[c].end ||
             jc.cut < r->cells[c].start)
             return;
+        /* A change of ours that is pending promises what we hold: it must stay true if it wins (R10). */
+        if (r->cas.pending && nef_group_has(&r->cas.group, &r->config.replica) &&
+            jc.cut < r->cas.group.first_offset[c])
+            return;
+    }
     if (nef_reader_end(&reader) != NEF_OK)
         return;
     reader = nef_reader_of(m->body, m->body_bytes);
@@ -174,11 +180,19 @@ static void emit_cuts(struct nef_repl *r)
     }
 }
 
+static bool damaged_cells(const struct nef_repl *r)
+{
+    for (uint32_t c = 0; c < r->config.cell_count; c++)
+        if (r->cells[c].must_cut)
+            return true;
+    return false;
+}
+
 void nef_catchup_cut_done(struct nef_repl *r, uint32_t c)
 {
     r->cells[c].cutting = false;
     r->cells[c].must_cut = false;
-    if (r->unfit == NEF_E_DAMAGED && !nef_catchup_cutting(r) &&
+    if (r->unfit == NEF_E_DAMAGED && !damaged_cells(r) &&
         !nef_group_has(&r->group, &r->config.replica))
         r->unfit = NEF_OK; /* what is left is whole, and nothing relies on it */
     nef_state_due(r);

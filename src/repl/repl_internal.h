@@ -295,7 +295,7 @@ void nef_table_cut(struct nef_epoch_table *t, uint64_t end);
 void nef_catchup_join(struct nef_repl *r, uint32_t peer, const struct nef_message *m);
 void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_message *m);
 void nef_catchup_cut_done(struct nef_repl *r, uint32_t cell);
-bool nef_catchup_cutting(const struct nef_repl *r);
+bool nef_catchup_cutting(const struct nef_repl *r); /* now, or as soon as syncs have come back */
 void nef_catchup_follower(struct nef_repl *r); /* send JOIN, emit cuts */
 void nef_catchup_primary(struct nef_repl *r);  /* count, uncount and add joiners */
 
