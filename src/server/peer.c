@@ -33,7 +33,6 @@
 
 #define CORE_HEAD_BYTES (1u + NEF_MESSAGE_HEAD_BYTES)
 #define FRAME_MAX       (NEF_MESSAGE_BYTES_MAX + NEF_MESSAGE_HEAD_MAX + 256)
-#define SEND_CHUNK      (256u << 10) /* log bytes go through a buffer of this size */
 /* a pad may be longer than any body */
 #define FETCH_RECORD_MAX (NEF_PROPOSAL_BYTES_MAX + NEF_RECORD_HEADER_BYTES + NEF_RECORD_ALIGN)
 #define SILENCE_MS      1500         /* ctl carries a heartbeat every 50 ms: after this it is dead */
@@ -169,9 +168,10 @@ static struct frame *next_frame(struct conn *conn)
 /* ---- receiving ---- */
 
 /* Whole records of CELL with good checksums, at OFFSET and after it, inside one segment. The bodies of erased
- * ones become zeros: the sender may not have made its hole yet (the header is marked first). */
+ * ones become zeros: the sender may not have made its hole yet (the header is marked first). out_good: bytes
+ * before the first bad record, if there is one before it; else untouched. */
 static bool log_bytes_good(const struct nef_runtime *rt, uint8_t *data, uint32_t bytes, uint32_t cell,
-                           uint64_t offset)
+                           uint64_t offset, uint32_t *out_good)
 {
     uint32_t at = 0;
 
@@ -191,20 +191,23 @@ static bool log_bytes_good(const struct nef_runtime *rt, uint8_t *data, uint32_t
         if (nef_record_check_body(&record, data + at + NEF_RECORD_HEADER_BYTES) != NEF_OK)
             return false;
         at += (uint32_t)whole;
+        *out_good = at;
     }
     return true;
 }
 
 static bool payload_good(const struct nef_runtime *rt, const struct nef_message *m, uint8_t *payload,
-                         uint32_t *out_cell)
+                         uint32_t *out_cell, uint64_t *out_offset)
 {
     if (m->type == NEF_MSG_APPEND) {
         struct nef_append append;
+        uint32_t good;
 
         if (nef_append_decode(m, &append) != NEF_OK || append.cell >= rt->cell_count)
             return false;
         *out_cell = append.cell;
-        return log_bytes_good(rt, payload, m->payload_bytes, append.cell, append.offset);
+        *out_offset = append.offset;
+        return log_bytes_good(rt, payload, m->payload_bytes, append.cell, append.offset, &good);
     }
     if (m->type == NEF_MSG_PROPOSE) {
         struct nef_propose propose;
@@ -224,10 +227,11 @@ static nef_err receive_core(struct conn *conn, uint8_t *frame, uint32_t bytes)
 {
     struct nef_runtime *rt = conn->link->rt;
     struct nef_reader r = nef_reader_of(frame, bytes);
-    struct nef_message m;
+    struct nef_message m = {0};
     struct item *item;
     const uint8_t *head, *body, *view;
     uint8_t *payload;
+    uint64_t offset = 0; /* of log bytes */
     uint32_t cell = 0;
 
     (void)nef_read_u8(&r);
@@ -239,7 +243,7 @@ static nef_err receive_core(struct conn *conn, uint8_t *frame, uint32_t bytes)
     if (nef_reader_end(&r) != NEF_OK || nef_message_check(head, body, &m) != NEF_OK)
         goto bad;
     payload = frame + (view - frame);
-    if (!payload_good(rt, &m, payload, &cell))
+    if (!payload_good(rt, &m, payload, &cell, &offset))
         goto bad;
     item = item_new(NEF_EV_MESSAGE);
     item->event.peer = conn->link->peer;
@@ -262,6 +266,8 @@ static nef_err receive_core(struct conn *conn, uint8_t *frame, uint32_t bytes)
     post(rt, item);
     return NEF_OK;
 bad:
+    nef_trace(NEF_TRACE_ERROR, "bad_frame", "s:zone", conn->link->zone, "u:kind", (uint64_t)FRAME_CORE,
+              "u:type", (uint64_t)m.type, "u:cell", (uint64_t)cell, "u:offset", offset, NULL);
     free(frame);
     return NEF_E_PROTOCOL;
 }
@@ -350,6 +356,9 @@ static nef_err receive(struct conn *conn, uint8_t *frame, uint32_t bytes)
     } else {
         err = NEF_E_PROTOCOL;
     }
+    if (err != NEF_OK)
+        nef_trace(NEF_TRACE_ERROR, "bad_frame", "s:zone", conn->link->zone, "u:kind", (uint64_t)kind,
+                  "e:err", err, NULL);
     free(frame);
     return err;
 }
@@ -361,14 +370,14 @@ struct receiving {
     uint32_t have; /* of the length, then of the frame */
     uint8_t *frame;
     uint32_t bytes;
+    const char *why; /* STEP_BROKEN wasn't the connection's fault */
 };
 
 struct sending {
     struct frame *frame;
-    uint32_t at;       /* of head, then of head + body */
-    uint8_t *chunk;    /* of log bytes */
-    uint32_t chunk_at; /* body offset where the chunk begins */
-    uint32_t chunk_bytes;
+    uint32_t at;   /* of head, then of head + body */
+    uint8_t *log;  /* the body of a frame of log bytes, checked; room for the largest */
+    const char *why;
 };
 
 enum step { STEP_MORE, STEP_WANT_READ, STEP_WANT_WRITE, STEP_BROKEN };
@@ -400,8 +409,10 @@ static enum step read_some(struct conn *conn, struct receiving *in)
             struct nef_reader r = nef_reader_of(in->length, 4);
 
             in->bytes = nef_read_u32(&r);
-            if (in->bytes == 0 || in->bytes > FRAME_MAX)
+            if (in->bytes == 0 || in->bytes > FRAME_MAX) {
+                in->why = "a frame's length is impossible";
                 return STEP_BROKEN;
+            }
             in->frame = malloc(in->bytes);
             if (in->frame == NULL)
                 return STEP_BROKEN;
@@ -414,42 +425,60 @@ static enum step read_some(struct conn *conn, struct receiving *in)
 
         in->frame = NULL;
         in->have = 0;
-        if (receive(conn, frame, in->bytes) != NEF_OK)
+        if (receive(conn, frame, in->bytes) != NEF_OK) {
+            in->why = "a frame was refused";
             return STEP_BROKEN;
+        }
     }
     return STEP_MORE;
 }
 
-/* The bytes to send next; false: they can't be read any more (the log was cut meanwhile). */
-static bool next_bytes(struct conn *conn, struct sending *out, const uint8_t **from, uint32_t *bytes)
+/* Read the log bytes of a frame that is about to be sent, and check them: the other side would only close the
+ * link over a record that decayed here, and the same again after each reconnection. False: they can't be
+ * sent; a damaged record was handed to the scrub thread (or the log was cut meanwhile). */
+static bool load_log(struct conn *conn, struct sending *out)
 {
-    struct frame *f = out->frame;
+    struct nef_runtime *rt = conn->link->rt;
+    const struct frame *f = out->frame;
+    uint32_t good = 0;
+
+    if (out->log == NULL)
+        out->log = malloc(NEF_MESSAGE_BYTES_MAX);
+    if (out->log == NULL || f->body_bytes > NEF_MESSAGE_BYTES_MAX) {
+        out->why = "no memory for what is to be sent";
+        return false;
+    }
+    for (int attempt = 0; attempt < 2; attempt++) { /* an erase may have come between header and body */
+        nef_err err = nef_log_read(rt->cells[f->cell].log, f->offset, out->log, f->body_bytes);
+
+        if (err == NEF_E_RANGE || err == NEF_E_NOT_FOUND) {
+            out->why = "what was to be sent was cut";
+            return false;
+        }
+        good = 0;
+        if (err == NEF_OK && log_bytes_good(rt, out->log, f->body_bytes, f->cell, f->offset, &good))
+            return true;
+    }
+    nef_trace(NEF_TRACE_ERROR, "log_damaged", "u:cell", (uint64_t)f->cell, "u:offset", f->offset + good,
+              "u:range", (uint64_t)f->body_bytes, NULL);
+    scrub_wanted(rt, f->cell, f->offset, f->offset + f->body_bytes);
+    out->why = "a record of this zone's log is damaged";
+    return false;
+}
+
+static void next_bytes(const struct sending *out, const uint8_t **from, uint32_t *bytes)
+{
+    const struct frame *f = out->frame;
     uint32_t at;
 
     if (out->at < f->head_bytes) {
         *from = f->head + out->at;
         *bytes = f->head_bytes - out->at;
-        return true;
+        return;
     }
     at = out->at - f->head_bytes;
-    if (f->payload != NULL) {
-        *from = f->payload->data + at;
-        *bytes = f->body_bytes - at;
-        return true;
-    }
-    if (at < out->chunk_at || at >= out->chunk_at + out->chunk_bytes) {
-        out->chunk_at = at;
-        out->chunk_bytes = NEF_MIN(f->body_bytes - at, SEND_CHUNK);
-        if (out->chunk == NULL)
-            out->chunk = malloc(SEND_CHUNK);
-        if (out->chunk == NULL ||
-            nef_log_read(conn->link->rt->cells[f->cell].log, f->offset + at, out->chunk,
-                         out->chunk_bytes) != NEF_OK)
-            return false;
-    }
-    *from = out->chunk + (at - out->chunk_at);
-    *bytes = out->chunk_at + out->chunk_bytes - at;
-    return true;
+    *from = (f->from_log ? out->log : f->payload->data) + at;
+    *bytes = f->body_bytes - at;
 }
 
 static enum step write_some(struct conn *conn, struct sending *out)
@@ -461,12 +490,12 @@ static enum step write_some(struct conn *conn, struct sending *out)
     if (out->frame == NULL) {
         out->frame = next_frame(conn);
         out->at = 0;
-        out->chunk_at = out->chunk_bytes = 0;
         if (out->frame == NULL)
             return STEP_WANT_READ; /* nothing to send */
+        if (out->frame->from_log && !load_log(conn, out))
+            return STEP_BROKEN;
     }
-    if (!next_bytes(conn, out, &from, &bytes))
-        return STEP_BROKEN;
+    next_bytes(out, &from, &bytes);
     n = SSL_write(conn->ssl, from, (int)NEF_MIN(bytes, (uint32_t)INT_MAX));
     if (n <= 0)
         return ssl_step(conn->ssl, n);
@@ -518,12 +547,16 @@ void *conn_main(void *argument)
         if (!full)
             for (i = 0; i < 64 && (got = read_some(conn, &in)) == STEP_MORE; i++)
                 ;
-        if (got == STEP_BROKEN)
+        if (got == STEP_BROKEN) {
+            why = in.why != NULL ? in.why : why;
             break;
+        }
         for (i = 0, put = STEP_MORE; i < 64 && (put = write_some(conn, &out)) == STEP_MORE; i++)
             ;
-        if (put == STEP_BROKEN)
+        if (put == STEP_BROKEN) {
+            why = out.why != NULL ? out.why : why;
             break;
+        }
         if (atomic_load(&link->bytes_received) != before)
             last_heard = now_ns();
         if (conn->kind == CONN_CTL && now_ns() - last_heard > SILENCE_MS * 1000000ull) {
@@ -545,7 +578,7 @@ void *conn_main(void *argument)
     }
     free(in.frame);
     frame_free(out.frame);
-    free(out.chunk);
+    free(out.log);
     link_close(link, why);
     pthread_mutex_lock(&link->lock);
     link->users--;
@@ -640,12 +673,12 @@ nef_err nef_runtime_repair(struct nef_runtime *rt, uint32_t cell, uint64_t offse
     for (uint32_t i = 0; i < rt->link_count && err != NEF_OK; i++) {
         struct nef_record record;
         uint8_t *data = NULL;
-        uint32_t bytes = 0;
+        uint32_t bytes = 0, good;
 
         err = link_fetch(&rt->links[i], cell, offset, &data, &bytes);
         if (err != NEF_OK)
             continue;
-        if (!log_bytes_good(rt, data, bytes, cell, offset) ||
+        if (!log_bytes_good(rt, data, bytes, cell, offset, &good) ||
             nef_record_decode(data, &record) != NEF_OK ||
             nef_record_bytes(record.body_bytes) != bytes)
             err = NEF_E_PROTOCOL;

@@ -181,7 +181,8 @@ struct props {
     bool closed;
 };
 
-#define DIGESTS 4096u
+#define DIGESTS      4096u
+#define SCRUB_WANTED 16u
 struct digest {
     uint32_t cell;
     uint64_t segment;
@@ -261,6 +262,11 @@ struct nef_runtime {
     /* what both zones' scrubs found, a hash of segments; under digest_lock */
     pthread_mutex_t digest_lock;
     struct digest digests[DIGESTS];
+    struct wanted { /* stretches of log in which a link met a bad record: the scrub thread repairs it */
+        uint32_t cell, tries;
+        uint64_t from, to;
+    } wanted[SCRUB_WANTED];
+    uint32_t wanted_count;
 
     /* the end */
     int end_fd; /* eventfd: nef_runtime_wake, or the core's STOP */
@@ -343,5 +349,6 @@ bool ready(const struct nef_runtime *rt, uint64_t now); /* under status_lock */
 /* scrub.c */
 void *scrub_main(void *argument);
 NEF_MUST_CHECK nef_err scrub_digest(struct nef_runtime *rt, struct nef_reader *r);
+void scrub_wanted(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to); /* never blocks */
 
 #endif

@@ -14,6 +14,82 @@
 #define SEGMENTS_MAX 65536u
 #define STEP_BYTES   (1u << 20)
 
+#define PAD_BYTES_MAX (NEF_PROPOSAL_BYTES_MAX + NEF_RECORD_HEADER_BYTES + NEF_RECORD_ALIGN)
+_Static_assert(PAD_BYTES_MAX >= NEF_RECORD_BODY_MAX + NEF_RECORD_ALIGN, "any record's body fits");
+#define WANTED_TRIES  50u /* 10 s: the link over which the record must come was just closed */
+
+void scrub_wanted(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to)
+{
+    uint32_t i;
+
+    pthread_mutex_lock(&rt->digest_lock);
+    for (i = 0; i < rt->wanted_count; i++)
+        if (rt->wanted[i].cell == cell && rt->wanted[i].from <= from && to <= rt->wanted[i].to)
+            break;
+    if (i == rt->wanted_count && i < SCRUB_WANTED)
+        rt->wanted[rt->wanted_count++] = (struct wanted){.cell = cell, .from = from, .to = to};
+    pthread_mutex_unlock(&rt->digest_lock); /* full: the link meets it again */
+}
+
+/* Repair the first bad record in [from, to). True: nothing is left to do. */
+static bool repair_range(struct nef_runtime *rt, const struct wanted *w)
+{
+    struct nef_log *log = rt->cells[w->cell].log;
+    uint8_t *body = malloc(PAD_BYTES_MAX);
+    uint64_t at = w->from;
+    nef_err err = NEF_OK;
+
+    while (body != NULL && at < w->to) {
+        struct nef_record record;
+        uint64_t next = 0;
+
+        err = nef_log_record(log, at, &record, body, &next);
+        if (err == NEF_OK && record.type == NEF_RECORD_PAD) { /* its body isn't checked there */
+            uint64_t bytes = nef_record_bytes(record.body_bytes);
+
+            err = bytes > PAD_BYTES_MAX ? NEF_E_CORRUPT : nef_log_read(log, at, body, bytes);
+            if (err == NEF_OK)
+                err = nef_record_check_body(&record, body + NEF_RECORD_HEADER_BYTES);
+        }
+        if (err != NEF_OK)
+            break;
+        at = next;
+    }
+    if (body == NULL)
+        return false;
+    free(body);
+    if (err != NEF_E_TORN && err != NEF_E_CORRUPT && err != NEF_E_IO)
+        return true; /* whole again, or cut, or dropped */
+    err = nef_runtime_repair(rt, w->cell, at);
+    if (err == NEF_OK || w->tries == 0)
+        nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "record_repair", "u:cell",
+                  (uint64_t)w->cell, "u:offset", at, "e:err", err, NULL);
+    return false; /* there may be another */
+}
+
+/* One try at what the links wanted. */
+static void repair_wanted(struct nef_runtime *rt)
+{
+    struct wanted w;
+    bool any, done;
+
+    pthread_mutex_lock(&rt->digest_lock);
+    any = rt->wanted_count > 0;
+    if (any)
+        w = rt->wanted[0];
+    pthread_mutex_unlock(&rt->digest_lock);
+    if (!any)
+        return;
+    done = repair_range(rt, &w) || ++w.tries >= WANTED_TRIES;
+    pthread_mutex_lock(&rt->digest_lock); /* only this thread takes entries out: the first is still W */
+    memmove(rt->wanted, rt->wanted + 1, (rt->wanted_count - 1) * sizeof(rt->wanted[0]));
+    if (done)
+        rt->wanted_count--;
+    else
+        rt->wanted[rt->wanted_count - 1] = w; /* behind the others */
+    pthread_mutex_unlock(&rt->digest_lock);
+}
+
 static void sleep_ns(struct nef_runtime *rt, uint64_t ns)
 {
     while (ns > 0 && !atomic_load(&rt->stopping)) {
@@ -21,6 +97,7 @@ static void sleep_ns(struct nef_runtime *rt, uint64_t ns)
         struct timespec pause = {0, (long)part};
 
         (void)nanosleep(&pause, NULL);
+        repair_wanted(rt);
         ns -= part;
     }
 }
