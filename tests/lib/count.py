@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Counts tests in what the runners leave behind; prints "PASSED FAILED". Used by tests/run.sh and tests/soak.sh.
 
-  count.py meson testlog.json   each cmocka test counts; a binary that died or reports nothing is one failure
+  count.py meson testlog.json   each cmocka (or unittest) test counts; a binary that died or reports nothing is one failure
   count.py sim output           each seed counts, as the simulator's last line says
   count.py junit file.xml       pytest; a skipped test counts as neither
 A file that isn't there counts nothing: the caller turns "nothing ran" into a failure.
@@ -21,6 +21,11 @@ def meson(path):
         # cmocka repeats failed names in its summary: count names
         bad = len(set(re.findall(r"^\[  FAILED  \] (?!.*test\(s\))(\S+)", text, re.M)))
         bad += len(re.findall(r"^not ok \d", text, re.M))
+        ran = re.search(r"^Ran (\d+) tests? in ", text, re.M)  # Python's unittest
+        if ran:
+            wrong = sum(map(int, re.findall(r"(?:failures|errors)=(\d+)", text)))
+            ok += max(int(ran.group(1)) - wrong, 0)
+            bad += wrong
         good = test["result"] in ("OK", "EXPECTEDFAIL")
         if not good and bad == 0:
             bad = 1
