@@ -36,7 +36,7 @@ unit() {
     local status=0 p f
     rm -f build-asan/meson-logs/testlog.json
     ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-        timeout -k 10 240 meson test -C build-asan --no-rebuild --print-errorlogs || status=$?
+        timeout -k 10 900 meson test -C build-asan --no-rebuild --print-errorlogs || status=$?
     read -r p f < <(tests/lib/count.py meson build-asan/meson-logs/testlog.json)
     count unit "${p:-0}" "${f:-0}" $status
 }
@@ -56,7 +56,7 @@ system() {
     # Debian's pytest and boto3 belong to Debian's Python; a python3 found first on PATH may be another.
     $python -c 'import pytest, boto3' 2>/dev/null || python=/usr/bin/python3
     rm -f $out/system.xml
-    timeout -k 30 420 $python -m pytest -q -p no:cacheprovider --junitxml=$out/system.xml tests/system || status=$?
+    timeout -k 30 1500 $python -m pytest -q -p no:cacheprovider --junitxml=$out/system.xml tests/system || status=$?
     read -r p f < <(tests/lib/count.py junit $out/system.xml)
     count system "${p:-0}" "${f:-0}" $status
 }
