@@ -370,6 +370,7 @@ struct receiving {
     uint32_t have; /* of the length, then of the frame */
     uint8_t *frame;
     uint32_t bytes;
+    uint64_t total;  /* of this connection: the other one says nothing about it */
     const char *why; /* STEP_BROKEN wasn't the connection's fault */
 };
 
@@ -404,6 +405,7 @@ static enum step read_some(struct conn *conn, struct receiving *in)
         return ssl_step(conn->ssl, n);
     (void)atomic_fetch_add(&conn->link->bytes_received, (uint64_t)n);
     in->have += (uint32_t)n;
+    in->total += (uint64_t)n;
     if (in->frame == NULL) {
         if (in->have == 4) {
             struct nef_reader r = nef_reader_of(in->length, 4);
@@ -538,7 +540,7 @@ void *conn_main(void *argument)
         enum step got = STEP_WANT_READ, put;
         uint64_t counter;
         bool full = atomic_load(&rt->queue_payload_bytes) > QUEUE_PAYLOAD_MAX;
-        uint64_t before = atomic_load(&link->bytes_received);
+        uint64_t before = in.total;
         int i;
 
         if (atomic_load(&rt->stopping) || link->broken)
@@ -557,7 +559,7 @@ void *conn_main(void *argument)
             why = out.why != NULL ? out.why : why;
             break;
         }
-        if (atomic_load(&link->bytes_received) != before)
+        if (in.total != before || full) /* full: it isn't listened to */
             last_heard = now_ns();
         if (conn->kind == CONN_CTL && now_ns() - last_heard > SILENCE_MS * 1000000ull) {
             why = "nothing was heard";
