@@ -15,7 +15,8 @@
  *   3. torn tail: unlink what lies above the segment of E, zero the rest of that one, sync
  *
  * Missing numbers are legitimate (dropped). A segment whose header isn't valid and that holds no valid
- * record was being prepared; one with records was damaged, for the header is durable before them. Every
+ * record was being prepared; one with records was damaged, for the header is durable before them. A sector
+ * that can't be read is a bad record (a bad header: damage), unless so many can't that the disk fails. Every
  * step can be repeated after a crash in it. Threads: none yet. */
 #include <stdlib.h>
 #include <string.h>
@@ -211,8 +212,9 @@ static nef_err take_unsealed(struct recovery *rec, uint64_t number)
         rec->cut_bytes += res.valid_to - (was_bad ? first : res.run_end);
 
     if (!res.header_ok) {
-        if (res.valid_above > 0)
-            rec->damaged = true; /* a header is durable before the first record */
+        /* a header is durable before the first record; one that can't be read may have been good */
+        if (res.valid_above > 0 || res.header_unreadable)
+            rec->damaged = true;
         if (!was_bad) {
             found_bad(rec, segment_start(log, number));
             if (!rec->any)

@@ -16,7 +16,8 @@
 #include "base/trace.h"
 #include "seglog/seglog_internal.h"
 
-#define WINDOW_BYTES (8u << 20)
+#define WINDOW_BYTES   (8u << 20)
+#define UNREADABLE_MAX 64u /* blocks */
 _Static_assert(WINDOW_BYTES >= NEF_PROPOSAL_BYTES_MAX + NEF_RECORD_HEADER_BYTES + NEF_RECORD_ALIGN +
                                    2 * NEF_BLOCK_BYTES,
                "the longest record fits, wherever it begins in a block");
@@ -77,6 +78,29 @@ void nef_scan_seek(struct nef_scan *scan, uint64_t at)
     scan->from = from;
 }
 
+void nef_scan_tolerate(struct nef_scan *scan)
+{
+    scan->unreadable_max = (uint32_t)NEF_MIN(scan->limit / NEF_BLOCK_BYTES / 4, UNREADABLE_MAX);
+}
+
+/* Block by block, after a read of them all failed. */
+static nef_err read_blocks(struct nef_scan *scan, uint64_t at, uint8_t *out, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += NEF_BLOCK_BYTES) {
+        nef_err err = scan->file->ops->read(scan->file, at + i, out + i, NEF_BLOCK_BYTES);
+
+        if (err == NEF_E_IO && scan->unreadable < scan->unreadable_max) {
+            memset(out + i, 0xff, NEF_BLOCK_BYTES);
+            scan->unreadable++;
+            if (at + i < NEF_SEGMENT_HEADER_BYTES)
+                scan->header_unreadable = true;
+        } else if (err != NEF_OK) {
+            return err;
+        }
+    }
+    return NEF_OK;
+}
+
 nef_err nef_scan_fill(struct nef_scan *scan, size_t max)
 {
     uint64_t at = scan->from + scan->have;
@@ -89,6 +113,8 @@ nef_err nef_scan_fill(struct nef_scan *scan, size_t max)
     NEF_ASSERT(want % NEF_BLOCK_BYTES == 0 && real % NEF_BLOCK_BYTES == 0);
     if (real > 0) {
         err = scan->file->ops->read(scan->file, at, scan->buffer + scan->have, real);
+        if (err == NEF_E_IO && scan->unreadable_max > 0)
+            err = read_blocks(scan, at, scan->buffer + scan->have, real);
         if (err != NEF_OK)
             return err == NEF_E_RANGE ? NEF_E_IO : err;
     }
@@ -246,8 +272,10 @@ nef_err nef_scan_segment(struct nef_log *log, uint64_t number, uint64_t last_epo
                         &scan);
     if (err != NEF_OK)
         return err;
+    nef_scan_tolerate(&scan);
     err = nef_scan_view(&scan, 0, NEF_SEGMENT_HEADER_BYTES, &view);
-    if (err == NEF_OK)
+    res.header_unreadable = scan.header_unreadable;
+    if (err == NEF_OK && !res.header_unreadable)
         err = check_header(log, number, view, &res.header_ok);
     if (err != NEF_OK)
         goto out;
@@ -283,6 +311,9 @@ nef_err nef_scan_segment(struct nef_log *log, uint64_t number, uint64_t last_epo
     }
     res.valid_to = start + at;
     err = scan_above(log, &scan, number, at, &res);
+    if (err == NEF_OK && scan.unreadable > 0)
+        nef_trace(NEF_TRACE_ERROR, "log_unreadable", "u:cell", (uint64_t)log->options.cell, "u:segment",
+                  number, "u:blocks", (uint64_t)scan.unreadable, NULL);
     if (err == NEF_OK)
         *out_result = res;
 out:
@@ -300,6 +331,8 @@ nef_err nef_zero_above(struct nef_log *log, uint64_t number, uint64_t from, stru
     NEF_ASSERT(at >= NEF_SEGMENT_HEADER_BYTES && at <= log->segment_bytes);
     /* Past the page cache: after a failed sync the cache may show zeros that never reached the disk. */
     err = nef_scan_open(log, number, 2 * NEF_ZERO_CHUNK, false, &scan);
+    if (err == NEF_OK)
+        nef_scan_tolerate(&scan); /* what can't be read is written */
     if (err == NEF_OK && scan.file_bytes < log->segment_bytes)
         err = file->ops->allocate(file, log->segment_bytes);
     if (err == NEF_OK)

@@ -231,12 +231,17 @@ struct nef_scan {
     size_t have;
     uint64_t file_bytes; /* readable; what is beyond reads as zeros */
     uint64_t limit;      /* segment_bytes */
+    uint32_t unreadable_max; /* blocks that can't be read and show as 0xff, no record; one more is NEF_E_IO */
+    uint32_t unreadable;
+    bool header_unreadable;
 };
 
 /* fresh: forget what the page cache has of the file. */
 NEF_MUST_CHECK nef_err nef_scan_open(struct nef_log *log, uint64_t number, size_t capacity, bool fresh,
                                      struct nef_scan *out_scan);
 void nef_scan_close(struct nef_scan *scan);
+/* Some blocks may be unreadable from now on: few enough that it isn't the whole disk that fails. */
+void nef_scan_tolerate(struct nef_scan *scan);
 /* Forget what lies before AT (or beyond it, if AT isn't in the window). */
 void nef_scan_seek(struct nef_scan *scan, uint64_t at);
 /* Read up to MAX bytes more, as far as there is room. */
@@ -247,6 +252,7 @@ NEF_MUST_CHECK nef_err nef_scan_view(struct nef_scan *scan, uint64_t at, size_t 
 
 /* What a scan of one segment found. Addresses are of the log. */
 struct nef_scan_result {
+    bool header_unreadable; /* the disk doesn't give it: it may have been good */
     bool header_ok;    /* else nothing below but valid_above and dirty_to is set */
     uint64_t valid_to; /* where the first bad record is, or the border */
     uint64_t run_end;  /* after the last record that ends a run; the first place if there is none */
@@ -259,7 +265,7 @@ struct nef_scan_result {
 
 /* Scan segment NUMBER from its header on. last_epoch: of the record before it. epochs: noted into, up to
  * run_end. Headers of erases that were cut short are made whole. Errors: NEF_E_VERSION, NEF_E_CORRUPT
- * (another log's segment), NEF_E_IO. */
+ * (another log's segment), NEF_E_IO (but for a few unreadable blocks, which count as bad records). */
 NEF_MUST_CHECK nef_err nef_scan_segment(struct nef_log *log, uint64_t number, uint64_t last_epoch,
                                         struct nef_epochs *epochs, struct nef_scan_result *out_result);
 /* Make [from, border) of segment NUMBER zero, by FILE. What is zero on the disk isn't written. The caller

@@ -8,6 +8,7 @@
 
 #define SECTOR     512u
 #define BLOCK      64u
+#define BAD_BYTES  4096u
 
 struct inode {
     struct inode *next;
@@ -15,6 +16,8 @@ struct inode {
     uint64_t bytes, durable_bytes, capacity;
     uint32_t handles;
     bool reachable;
+    bool unreadable; /* the BAD_BYTES at bad_at */
+    uint64_t bad_at;
 };
 
 struct sim_disk {
@@ -139,6 +142,8 @@ static void put_bytes(struct sim_disk *d, struct inode *i, uint64_t offset, cons
 {
     if (bytes == 0)
         return;
+    if (offset <= i->bad_at && offset + bytes >= i->bad_at + BAD_BYTES)
+        i->unreadable = false;
     if (data != NULL)
         memcpy(i->cache + offset, data, bytes);
     else
@@ -262,6 +267,8 @@ static nef_err sim_read(struct nef_file *f, uint64_t offset, void *out, size_t b
         return NEF_OK;
     if (offset + bytes > i->bytes)
         return NEF_E_RANGE;
+    if (i->unreadable && offset < i->bad_at + BAD_BYTES && offset + bytes > i->bad_at)
+        return NEF_E_IO;
     if (!(file->flags & NEF_FILE_DIRECT)) {
         memcpy(out, i->cache + offset, bytes);
         return NEF_OK;
@@ -598,6 +605,18 @@ bool sim_disk_rot(struct sim_disk *d, const char *dir, const char *file, uint64_
 
         i->cache[offset + k] ^= mask;
         i->platter[offset + k] ^= mask;
+    }
+    return i != NULL;
+}
+
+bool sim_disk_unreadable(struct sim_disk *d, const char *dir, const char *file, uint64_t offset)
+{
+    uint64_t at = offset / BAD_BYTES * BAD_BYTES;
+    struct inode *i = durable_inode(d, dir, file, at, BAD_BYTES);
+
+    if (i != NULL) {
+        i->unreadable = true;
+        i->bad_at = at;
     }
     return i != NULL;
 }

@@ -51,6 +51,8 @@ uint64_t sim_disk_ios(const struct sim_disk *disk);                /* so far */
 /* Invert bits of BYTES bytes at OFFSET, in cache and on the platter. False: no such file or place. */
 bool sim_disk_rot(struct sim_disk *disk, const char *dir, const char *file, uint64_t offset,
                   uint64_t bytes);
+/* The 4096 bytes around OFFSET can't be read until they are written. One such place a file. */
+bool sim_disk_unreadable(struct sim_disk *disk, const char *dir, const char *file, uint64_t offset);
 /* What is on the platter; false: no such durable name or place. */
 bool sim_disk_platter(struct sim_disk *disk, const char *dir, const char *file, uint64_t offset,
                       void *out, uint64_t bytes);

@@ -370,6 +370,58 @@ static void last_run_without_a_mark_above_is_torn(void **state)
     fix_done(&f);
 }
 
+static void unreadable_sector_is_a_bad_record(void **state)
+{
+    struct fix f;
+    uint64_t bad, last, place;
+
+    (void)state;
+    /* below a mark: damage, and nothing is changed */
+    start(&f, 12);
+    bad = f.runs[4].offset / 4096 * 4096 + 4096;
+    assert_true(bad + 4096 < f.runs[11].offset);
+    fix_close(&f);
+    assert_true(sim_disk_unreadable(f.disk, "cell", SEG0, bad));
+    assert_int_equal(fix_open(&f), NEF_OK);
+    assert_true(f.recovery.damaged);
+    assert_true(f.recovery.damage_offset < bad + 4096 && f.recovery.damage_offset + 4096 > bad);
+    place = f.recovery.end;
+    fix_close(&f);
+    assert_int_equal(fix_open(&f), NEF_OK);
+    assert_true(f.recovery.damaged && f.recovery.end == place);
+    /* cut there, it is written and can be read again */
+    f.end = place;
+    assert_int_equal(fix_truncate(&f, place), NEF_OK);
+    fix_close(&f);
+    fix_open_ok(&f);
+    fix_done(&f);
+
+    /* above all marks: a torn tail */
+    start(&f, 2);
+    assert_int_equal(fix_append(&f, 1, 200), NEF_OK);
+    assert_int_equal(fix_append(&f, 4, 2500), NEF_OK);
+    assert_int_equal(fix_append(&f, 4, 2500), NEF_OK);
+    last = f.runs[f.run_count - 1].end;
+    fix_close(&f);
+    assert_true(last < FIX_SEGMENT_BYTES && (last - 1) / 4096 * 4096 >= f.synced);
+    assert_true(sim_disk_unreadable(f.disk, "cell", SEG0, last - 1));
+    assert_int_equal(fix_open(&f), NEF_OK);
+    assert_false(f.recovery.damaged);
+    assert_true(f.recovery.end < last && f.recovery.cut_bytes > 0);
+    fix_close(&f);
+    assert_int_equal(fix_open(&f), NEF_OK); /* nothing is unreadable any more */
+    assert_int_equal(f.recovery.cut_bytes, 0);
+    fix_done(&f);
+
+    /* the header: it may have been good */
+    start(&f, 2);
+    fix_close(&f);
+    assert_true(sim_disk_unreadable(f.disk, "cell", SEG0, 0));
+    assert_int_equal(fix_open(&f), NEF_OK);
+    assert_true(f.recovery.damaged);
+    fix_done(&f);
+}
+
 static void half_a_run_is_cut_whole(void **state)
 {
     struct fix f;
@@ -564,6 +616,7 @@ int main(void)
         cmocka_unit_test(bad_body_below_a_mark_is_damage),
         cmocka_unit_test(last_run_without_a_mark_above_is_torn),
         cmocka_unit_test(half_a_run_is_cut_whole),
+        cmocka_unit_test(unreadable_sector_is_a_bad_record),
         cmocka_unit_test(mark_record_protects_an_idle_cell),
         cmocka_unit_test(damage_below_a_seal_is_found),
         cmocka_unit_test(bad_segment_header_is_damage_where_records_follow),
