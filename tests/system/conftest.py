@@ -2,6 +2,7 @@
 region takes some seconds to start; a fault test gets it healthy (2/2, zone a primary) or a new one."""
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def pytest_configure(config):
+    # A time limit ends the run by SIGTERM: regions are stopped as after any other end.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 124))
     config.addinivalue_line("markers", "soak: minutes to hours; runs only with NEF_SOAK=1 (make soak)")
 
 
