@@ -22,6 +22,7 @@
 #include "server/runtime_internal.h"
 
 #define REBUILD_SUFFIX ".rebuild" /* an empty file beside the index: it is wiped at the next start */
+#define APPLY_SLICE    (64ull << 20) /* of log a call: a cut or a skip waits for one of them */
 
 nef_err cell_open(struct cell *cell, struct nef_log_recovery *out_recovery)
 {
@@ -188,6 +189,21 @@ static bool apply_due(struct cell *cell)
     return cell->commit > atomic_load(&cell->applied);
 }
 
+/* Where the next call of apply ends: after whole runs, for what goes past it would be taken for damage. Where no
+ * border can be found (a hole, a damaged header), apply is the one to say so. */
+static uint64_t slice_end(struct cell *cell, uint64_t commit)
+{
+    uint64_t from = nef_store_applied(cell->rt->store, cell->number), bytes;
+
+    /* 0: a checkpoint is awaited, for which all that is there counts */
+    if (from == 0 || commit <= from || commit - from <= APPLY_SLICE)
+        return commit;
+    bytes = cell_whole_records(cell, from, APPLY_SLICE);
+    if (bytes == 0)
+        return commit;
+    return NEF_MIN(commit, nef_log_end_at(from + bytes, cell->rt->segment_bytes));
+}
+
 static void *apply_main(void *argument)
 {
     struct cell *cell = argument;
@@ -197,7 +213,7 @@ static void *apply_main(void *argument)
     thread_name("apply-%u", cell->number);
     pthread_mutex_lock(&cell->lock);
     for (;;) {
-        uint64_t until, applied;
+        uint64_t until, commit, applied;
         bool rebuild, rebuilt = false;
         nef_err err = NEF_OK;
 
@@ -205,7 +221,7 @@ static void *apply_main(void *argument)
             pthread_cond_wait(&cell->apply_cond, &cell->lock);
         if (atomic_load(&rt->stopping))
             break;
-        until = cell->commit;
+        until = commit = cell->commit;
         rebuild = cell->rebuild;
         cell->apply_running = true;
         pthread_mutex_unlock(&cell->lock);
@@ -217,8 +233,10 @@ static void *apply_main(void *argument)
                       (uint64_t)cell->number, "u:from", nef_store_applied(rt->store, cell->number),
                       "e:err", err, NULL);
         }
-        if (err == NEF_OK)
+        if (err == NEF_OK) {
+            until = slice_end(cell, commit);
             err = nef_store_apply(rt->store, cell->number, until);
+        }
         applied = nef_store_applied(rt->store, cell->number);
         if (err != NEF_OK) {
             /* AGAIN: a checkpoint is awaited */
@@ -481,16 +499,29 @@ static void release(struct cell *cell)
     pthread_mutex_unlock(&cell->lock);
 }
 
+static nef_err sync_directory(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    nef_err err = NEF_OK;
+
+    if (fd < 0)
+        return NEF_E_SYSTEM;
+    if (fsync(fd) != 0)
+        err = NEF_E_IO;
+    (void)close(fd);
+    return err;
+}
+
 /* What is cut is never just lost: it goes to DIR/lost/, where an operator can look at it (R8). */
 static nef_err keep_tail(struct cell *cell, uint64_t from, uint64_t to)
 {
-    char path[4096];
+    char path[4096], lost[4096];
     uint8_t *buffer = NULL;
     int fd = -1;
     nef_err err = NEF_OK;
 
-    (void)snprintf(path, sizeof(path), "%s/lost", cell->rt->config->data_dir);
-    if (mkdir(path, 0700) != 0 && errno != EEXIST)
+    (void)snprintf(lost, sizeof(lost), "%s/lost", cell->rt->config->data_dir);
+    if (mkdir(lost, 0700) != 0 && errno != EEXIST)
         return NEF_E_SYSTEM;
     (void)snprintf(path, sizeof(path), "%s/lost/cell-%u-%016llx-%016llx.records",
                    cell->rt->config->data_dir, cell->number, (unsigned long long)from,
@@ -520,6 +551,10 @@ static nef_err keep_tail(struct cell *cell, uint64_t from, uint64_t to)
     }
     if (fsync(fd) != 0)
         err = NEF_E_IO;
+    if (err == NEF_OK) /* the names, too: the file's, then the directory's */
+        err = sync_directory(lost);
+    if (err == NEF_OK)
+        err = sync_directory(cell->rt->config->data_dir);
 out:
     if (fd >= 0)
         (void)close(fd);
