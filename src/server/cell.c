@@ -581,6 +581,7 @@ nef_err cell_cut(struct cell *cell, uint64_t to)
     if (err == NEF_OK) {
         uint64_t applied = nef_store_applied(cell->rt->store, cell->number);
 
+        scrub_forget(cell->rt, cell->number, end, to);
         pthread_mutex_lock(&cell->lock);
         /* Only after an accepted loss: the index is ahead of the log that counts now; apply rebuilds it. Or it
          * waits for a checkpoint still (0). */
@@ -609,13 +610,15 @@ nef_err cell_cut(struct cell *cell, uint64_t to)
 nef_err cell_skip(struct cell *cell, uint64_t to)
 {
     static const uint8_t every_key[16];
+    uint64_t from = nef_log_end(cell->log);
     nef_err err;
 
     hold(cell);
-    nef_trace(NEF_TRACE_WARN, "log_skip", "u:cell", (uint64_t)cell->number, "u:from",
-              nef_log_end(cell->log), "u:to", to, NULL);
+    nef_trace(NEF_TRACE_WARN, "log_skip", "u:cell", (uint64_t)cell->number, "u:from", from, "u:to", to,
+              NULL);
     err = nef_log_skip(cell->log, to);
     if (err == NEF_OK) {
+        scrub_forget(cell->rt, cell->number, from, to);
         pthread_mutex_lock(&cell->lock);
         cell->rebuild = true;
         cell->end = to;

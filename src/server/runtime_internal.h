@@ -349,6 +349,7 @@ bool ready(const struct nef_runtime *rt, uint64_t now); /* under status_lock */
 /* scrub.c */
 void *scrub_main(void *argument);
 NEF_MUST_CHECK nef_err scrub_digest(struct nef_runtime *rt, struct nef_reader *r);
+void scrub_forget(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to);
 void scrub_wanted(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to); /* never blocks */
 
 #endif

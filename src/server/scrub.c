@@ -136,6 +136,18 @@ static void note(struct nef_runtime *rt, uint32_t cell, uint64_t segment, const 
     pthread_mutex_unlock(&rt->digest_lock);
 }
 
+/* A log was cut or skipped between these places: a digest from before says nothing about what comes now. */
+void scrub_forget(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to)
+{
+    uint64_t first = NEF_MIN(from, to) / rt->segment_bytes;
+
+    pthread_mutex_lock(&rt->digest_lock);
+    for (uint32_t i = 0; i < DIGESTS; i++)
+        if (rt->digests[i].cell == cell && rt->digests[i].segment >= first)
+            rt->digests[i].have_ours = rt->digests[i].have_theirs = false;
+    pthread_mutex_unlock(&rt->digest_lock);
+}
+
 nef_err scrub_digest(struct nef_runtime *rt, struct nef_reader *r)
 {
     uint32_t cell = nef_read_u32(r);
