@@ -84,12 +84,17 @@ static void check_holds(struct node *n, uint32_t c, uint64_t from, const char *w
     j = ledger->count;
     while (j > 0 && ledger->at[j - 1].offset >= NEF_MAX(from, l->start))
         j--;
-    for (; j < ledger->count; i++, j++)
+    for (; j < ledger->count; i++, j++) {
+        while (j < ledger->count && log_in_hole(l, ledger->at[j].offset))
+            j++;
+        if (j == ledger->count)
+            break;
         if (i >= l->count || l->at[i].uid != ledger->at[j].uid || l->at[i].bad) {
             sim_fail(s, "%s: %c in sync lacks the committed record at %lu of cell %u", why, n->name,
                      ledger->at[j].offset, c);
             return;
         }
+    }
 }
 
 static void check_members(struct sim *s, uint32_t c, uint64_t from, const char *why)
@@ -146,8 +151,10 @@ static void cut_ledger(struct sim *s, const struct node *n, uint32_t c)
 
     while (same < ledger->count && ledger->at[same].offset < l->start)
         same++;
-    for (; same < ledger->count && i < l->count && ledger->at[same].uid == l->at[i].uid; i++)
-        same++;
+    for (; same < ledger->count; same++)
+        if (!log_in_hole(l, ledger->at[same].offset) &&
+            (i >= l->count || ledger->at[same].uid != l->at[i++].uid))
+            break;
     if (same < ledger->count) {
         ledger->count = same;
         ledger->end = same > 0 ? record_end(&ledger->at[same - 1]) : NEF_SEGMENT_HEADER_BYTES;
@@ -186,12 +193,15 @@ void check_commit(struct node *n, const struct nef_action *a)
 
         while (j > 0 && ledger->at[j - 1].offset >= from)
             j--;
-        for (i = log_find(l, from); i < l->count && l->at[i].offset < a->offset; i++, j++)
+        for (i = log_find(l, from); i < l->count && l->at[i].offset < a->offset; i++, j++) {
+            while (j < ledger->count && log_in_hole(l, ledger->at[j].offset))
+                j++;
             if (j >= ledger->count || ledger->at[j].uid != l->at[i].uid) {
                 sim_fail(s, "%c commits another record at %lu of cell %u than was committed before",
                          n->name, l->at[i].offset, a->cell);
                 return;
             }
+        }
         n->prefix_ok[a->cell] = a->offset;
     }
 }
@@ -245,11 +255,18 @@ void check_end(struct sim *s)
 
             if (s->nodes[i].stopped_for_good || s->nodes[0].stopped_for_good)
                 continue;
-            for (; x < a->count && y < b->count; x++, y++)
+            for (; x < a->count && y < b->count; x++, y++) {
+                while (x < a->count && log_in_hole(b, a->at[x].offset))
+                    x++;
+                while (y < b->count && log_in_hole(a, b->at[y].offset))
+                    y++;
+                if (x == a->count || y == b->count)
+                    break;
                 if (a->at[x].uid != b->at[y].uid) {
                     sim_fail(s, "logs of cell %u differ at %lu after all is well", c,
                              a->at[x].offset);
                     return;
                 }
+            }
         }
 }

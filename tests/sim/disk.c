@@ -13,7 +13,7 @@
 void log_init(struct log *l)
 {
     memset(l, 0, sizeof *l);
-    l->start = l->end = l->durable = NEF_SEGMENT_HEADER_BYTES;
+    l->start = l->base = l->end = l->durable = NEF_SEGMENT_HEADER_BYTES;
 }
 
 void log_free(struct log *l)
@@ -82,6 +82,14 @@ void log_truncate(struct log *l, uint64_t to)
         memcpy(l->kept, l->at + keep, l->kept_count * sizeof *l->kept);
     l->kept_end = l->end;
     l->kept_durable = l->durable;
+    l->kept_hole_from = l->hole_from;
+    l->kept_hole_to = l->hole_to;
+    l->kept_base = l->base;
+    NEF_ASSERT(!log_in_hole(l, to) || to == l->hole_from);
+    if (to < l->hole_to)
+        l->hole_from = l->hole_to = 0;
+    if (to < l->base)
+        l->base = l->start;
     l->count = keep;
     l->end = to;
     l->durable = NEF_MIN(l->durable, to);
@@ -96,6 +104,31 @@ void log_drop(struct log *l, uint64_t to)
     memmove(l->at, l->at + first, (l->count - first) * sizeof *l->at);
     l->count -= first;
     l->start = to;
+    if (log_in_hole(l, to))
+        l->start = l->hole_to;
+    if (l->start >= l->hole_to)
+        l->hole_from = l->hole_to = 0;
+    l->base = NEF_MAX(l->base, l->start);
+}
+
+bool log_in_hole(const struct log *l, uint64_t offset)
+{
+    return offset >= l->hole_from && offset < l->hole_to;
+}
+
+/* Go on at TO, a later segment's first record place. One hole is kept; at a second one the log begins anew. */
+void log_skip(struct log *l, uint64_t to)
+{
+    NEF_ASSERT(to > l->end && to % SEGMENT == NEF_SEGMENT_HEADER_BYTES);
+    if (l->hole_to > 0) {
+        l->count = 0;
+        l->start = to;
+        l->hole_from = l->hole_to = 0;
+    } else {
+        l->hole_from = l->end;
+        l->hole_to = to;
+    }
+    l->base = l->end = l->durable = to;
 }
 
 static void damage_unsynced(struct sim *s, struct log *l)
@@ -118,9 +151,15 @@ static void damage_unsynced(struct sim *s, struct log *l)
 void log_crash(struct sim *s, struct log *l)
 {
     if (l->kept && sim_chance(s, 0.5)) { /* the cut never happened */
-        for (uint32_t i = 0; i < l->kept_count; i++)
+        for (uint32_t i = 0; i < l->kept_count; i++) {
+            l->end = l->kept[i].offset; /* over a hole */
             log_push(l, &l->kept[i]);
+        }
+        l->end = l->kept_end;
         l->durable = l->kept_durable;
+        l->hole_from = l->kept_hole_from;
+        l->hole_to = l->kept_hole_to;
+        l->base = l->kept_base;
     }
     free(l->kept);
     l->kept = NULL;
@@ -147,6 +186,7 @@ void log_recover(struct log *l, struct nef_repl_cell_start *out)
     } else if (bad < l->count) {
         l->end = l->at[bad].offset;
         l->count = bad;
+        NEF_ASSERT(l->end >= l->hole_to); /* a skip is durable before anything follows it */
     }
     l->durable = l->end; /* recovery syncs what it keeps */
     out->start = l->start;

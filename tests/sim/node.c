@@ -30,15 +30,16 @@ static uint64_t next_present(void *context, uint32_t cell, uint64_t offset)
     const struct node *n = context;
     const struct log *l = &n->disk.logs[cell];
 
-    return NEF_MAX(offset, l->start); /* the model drops from the start only */
+    offset = NEF_MAX(offset, l->start);
+    return log_in_hole(l, offset) ? l->hole_to : offset;
 }
 
 static uint64_t present_until(void *context, uint32_t cell, uint64_t offset)
 {
     const struct node *n = context;
+    const struct log *l = &n->disk.logs[cell];
 
-    (void)offset;
-    return n->disk.logs[cell].end;
+    return offset < l->hole_from ? l->hole_from : l->end;
 }
 
 static uint64_t whole_records(void *context, uint32_t cell, uint64_t offset, uint64_t bytes_max)
@@ -113,7 +114,7 @@ void node_drop(struct node *n)
             continue;
         sim_trace(n->sim, n, "drops cell %u below %lu", c, to);
         log_drop(l, to);
-        n->repl->cells[c].start = to;
+        n->repl->cells[c].start = l->start;
     }
 }
 
@@ -141,7 +142,7 @@ static void apply_checkpoint(struct node *n, uint32_t c)
     const struct ledger *ledger = &n->sim->ledgers[c];
     struct nef_outcome outcome;
 
-    for (uint32_t i = 0; i < ledger->count && ledger->at[i].offset < n->disk.logs[c].start; i++)
+    for (uint32_t i = 0; i < ledger->count && ledger->at[i].offset < n->disk.logs[c].base; i++)
         if (ledger->at[i].kind == RECORD_OP)
             apply_record(n, c, &ledger->at[i], &outcome);
 }
@@ -161,9 +162,9 @@ static void load_index(struct node *n, uint32_t c, const struct nef_repl_cell_st
     for (uint32_t k = c; k < KEYS; k += CELLS)
         n->values[k] = 0;
     apply_checkpoint(n, c);
-    n->applied[c] = l->start;
+    n->applied[c] = l->base;
     n->committed[c] = NEF_MIN(applied, start->damaged ? start->damage_offset : start->end);
-    n->gates[c] = nef_gate_init(n->gate_memory[c], GATE_ENTRIES, l->start);
+    n->gates[c] = nef_gate_init(n->gate_memory[c], GATE_ENTRIES, l->base);
     n->apply_due[c] = false;
     node_apply(n, c);
     for (uint32_t i = log_find(l, n->applied[c]); i < l->count && !l->at[i].bad; i++)
@@ -209,13 +210,13 @@ void node_start(struct node *n)
             sim_trace(s, n, "cell %u: %s at %lu", c, starts[c].damaged ? "damage" : "torn tail",
                       starts[c].damaged ? starts[c].damage_offset : starts[c].end);
         /* the index is flushed from time to time only */
-        if (applied > l->start && sim_chance(s, 0.5)) {
+        if (applied > l->base && sim_chance(s, 0.5)) {
             uint32_t i = log_find(l, applied);
 
             i -= (uint32_t)sim_below(s, i + 1);
             applied = i < l->count ? l->at[i].offset : l->end;
         }
-        load_index(n, c, &starts[c], NEF_MAX(applied, l->start));
+        load_index(n, c, &starts[c], NEF_MAX(applied, l->base));
         starts[c].committed = n->applied[c];
         n->prefix_ok[c] = 0;
     }
@@ -421,9 +422,8 @@ static void execute(struct node *n, const struct nef_action *a, uint64_t message
         break;
     case NEF_ACT_SKIP:
         sim_trace(s, n, "skips cell %u from %lu to %lu", a->cell, l->end, a->offset);
-        NEF_ASSERT(a->offset > l->end && a->offset % SEGMENT == NEF_SEGMENT_HEADER_BYTES);
-        l->count = 0;
-        l->start = l->end = l->durable = a->offset;
+        log_skip(l, a->offset);
+        n->repl->cells[a->cell].start = l->start;
         {
             struct nef_repl_cell_start start = {.end = a->offset};
 

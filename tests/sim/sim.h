@@ -57,10 +57,12 @@ struct log {
     uint32_t count, capacity;
     uint64_t start, end;
     uint64_t durable; /* survives a crash */
+    /* what was skipped because the primary had dropped it, and from where on the index is complete */
+    uint64_t hole_from, hole_to, base;
     /* a cut that isn't durable yet: what a crash may bring back */
     struct record *kept;
     uint32_t kept_count;
-    uint64_t kept_end, kept_durable;
+    uint64_t kept_end, kept_durable, kept_hole_from, kept_hole_to, kept_base;
 };
 
 void log_init(struct log *l);
@@ -70,6 +72,8 @@ void log_push(struct log *l, const struct record *r);
 uint32_t log_find(const struct log *l, uint64_t offset); /* first record at or after OFFSET */
 void log_truncate(struct log *l, uint64_t to);
 void log_drop(struct log *l, uint64_t to);
+void log_skip(struct log *l, uint64_t to);
+bool log_in_hole(const struct log *l, uint64_t offset);
 uint64_t record_end(const struct record *r);
 
 struct sim;
