@@ -34,7 +34,7 @@
 #define CONNECT_MS        400
 #define HANDSHAKE_MS      1000
 #define RETRY_MS          100
-#define GREETING_MAX      16u   /* handshakes of strangers at a time */
+#define GUEST_MS          2000u /* for all of a stranger's handshake and greeting: a drip doesn't keep it */
 #define USER_TIMEOUT_MS   2000u /* TCP gives up an unanswered byte after this */
 
 static void set_timeouts(int fd, int ms)
@@ -214,6 +214,41 @@ struct guest {
     int fd;
 };
 
+static bool guest_enter(struct nef_runtime *rt, int fd)
+{
+    bool entered = false;
+
+    pthread_mutex_lock(&rt->guests_lock);
+    for (uint32_t i = 0; i < GREETING_MAX && !entered; i++)
+        if (rt->guests[i].fd == 0) {
+            rt->guests[i] = (struct guest_slot){fd, now_ns() + GUEST_MS * 1000000ull};
+            entered = true;
+        }
+    pthread_mutex_unlock(&rt->guests_lock);
+    return entered;
+}
+
+/* Before FD is closed or handed on: then nobody shuts it down any more. */
+static void guest_leave(struct nef_runtime *rt, int fd)
+{
+    pthread_mutex_lock(&rt->guests_lock);
+    for (uint32_t i = 0; i < GREETING_MAX; i++)
+        if (rt->guests[i].fd == fd)
+            rt->guests[i].fd = 0;
+    pthread_mutex_unlock(&rt->guests_lock);
+}
+
+static void guests_sweep(struct nef_runtime *rt)
+{
+    uint64_t now = now_ns();
+
+    pthread_mutex_lock(&rt->guests_lock);
+    for (uint32_t i = 0; i < GREETING_MAX; i++)
+        if (rt->guests[i].fd != 0 && now > rt->guests[i].until_ns)
+            (void)shutdown(rt->guests[i].fd, SHUT_RDWR); /* its thread sees it, and closes */
+    pthread_mutex_unlock(&rt->guests_lock);
+}
+
 static void *greet_guest(void *argument)
 {
     struct guest *guest = argument;
@@ -222,9 +257,11 @@ static void *greet_guest(void *argument)
     uint8_t kind;
     uint64_t nonce;
     int fd = guest->fd;
-    SSL *ssl;
+    SSL *ssl = NULL;
 
     free(guest);
+    if (!guest_enter(rt, fd)) /* its time can't be kept */
+        goto fail;
     set_options(fd);
     set_timeouts(fd, HANDSHAKE_MS);
     ssl = SSL_new(rt->tls_server);
@@ -235,12 +272,14 @@ static void *greet_guest(void *argument)
         if (!rt->links[i].dials && strcmp(rt->links[i].zone, zone) == 0) {
             if (!greet_send(rt, ssl, (enum conn_kind)kind, nonce))
                 goto fail;
+            guest_leave(rt, fd);
             attach(&rt->links[i], (enum conn_kind)kind, nonce, ssl, fd);
             (void)atomic_fetch_sub(&rt->greeting, 1);
             return NULL;
         }
     nef_trace(NEF_TRACE_WARN, "peer_not_configured", "s:zone", zone, NULL);
 fail:
+    guest_leave(rt, fd);
     close_ssl(ssl, fd);
     (void)atomic_fetch_sub(&rt->greeting, 1);
     return NULL;
@@ -255,9 +294,10 @@ static void *accept_main(void *argument)
         struct pollfd p = {.fd = rt->listen_fd, .events = POLLIN};
         struct guest *guest;
         pthread_t thread;
-        int fd;
+        int fd, came = poll(&p, 1, 250);
 
-        if (poll(&p, 1, 250) <= 0)
+        guests_sweep(rt);
+        if (came <= 0)
             continue;
         fd = accept4(rt->listen_fd, NULL, NULL, SOCK_CLOEXEC);
         if (fd < 0)
@@ -456,6 +496,7 @@ nef_err links_start(struct nef_runtime *rt)
     nef_err err;
 
     rt->listen_fd = -1;
+    pthread_mutex_init(&rt->guests_lock, NULL);
     if (config->peer_count == 0)
         return NEF_OK;
     if (config->peer_count > NEF_PEER_MAX)
@@ -508,8 +549,10 @@ void links_stop(struct nef_runtime *rt)
 
     if (rt->accepting)
         (void)pthread_join(rt->accept_thread, NULL);
-    while (atomic_load(&rt->greeting) > 0)
+    while (atomic_load(&rt->greeting) > 0) {
+        guests_sweep(rt);
         (void)nanosleep(&pause, NULL);
+    }
     for (uint32_t i = 0; i < rt->link_count; i++) {
         struct link *link = &rt->links[i];
 

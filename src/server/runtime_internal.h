@@ -181,6 +181,7 @@ struct props {
     bool closed;
 };
 
+#define GREETING_MAX 16u /* handshakes of strangers at a time */
 #define DIGESTS      4096u
 #define SCRUB_WANTED 16u
 struct digest {
@@ -250,6 +251,11 @@ struct nef_runtime {
     bool accepting;
     SSL_CTX *tls_server, *tls_client;
     atomic_uint greeting; /* connections that are in their handshake */
+    pthread_mutex_t guests_lock;
+    struct guest_slot {
+        int fd; /* 0: free */
+        uint64_t until_ns;
+    } guests[GREETING_MAX]; /* those whose time runs */
 
     /* background */
     pthread_t upkeep_thread, scrub_thread;
