@@ -56,6 +56,30 @@ void cell_close(struct cell *cell)
 
 /* ---- threads ---- */
 
+#define SYNC_WINDOW_NS 10000000000ull
+
+static void note_sync(struct nef_runtime *rt, uint64_t now, uint64_t took)
+{
+    uint64_t number = now / SYNC_WINDOW_NS;
+    struct sync_window *w = &rt->sync_windows[number % 2];
+
+    pthread_mutex_lock(&rt->status_lock);
+    if (w->number != number)
+        *w = (struct sync_window){.number = number};
+    w->ns_max = NEF_MAX(w->ns_max, took);
+    pthread_mutex_unlock(&rt->status_lock);
+}
+
+uint64_t sync_longest(struct nef_runtime *rt, uint64_t now)
+{
+    uint64_t number = now / SYNC_WINDOW_NS, longest = 0;
+
+    for (int i = 0; i < 2; i++)
+        if (rt->sync_windows[i].number + 1 >= number)
+            longest = NEF_MAX(longest, rt->sync_windows[i].ns_max);
+    return longest;
+}
+
 static void *sync_main(void *argument)
 {
     struct cell *cell = argument;
@@ -81,8 +105,7 @@ static void *sync_main(void *argument)
         took = now_ns() - started;
         (void)atomic_fetch_add(&rt->sync_count, 1);
         (void)atomic_fetch_add(&rt->sync_ns_sum, took);
-        if (took > atomic_load(&rt->sync_ns_max))
-            atomic_store(&rt->sync_ns_max, took);
+        note_sync(rt, started + took, took);
         while (bucket < 15 && took > 32000ull << bucket)
             bucket++;
         (void)atomic_fetch_add(&rt->sync_buckets[bucket], 1);

@@ -279,7 +279,10 @@ struct nef_runtime {
     _Atomic int end_err;
 
     /* counters */
-    _Atomic uint64_t sync_count, sync_ns_sum, sync_ns_max, sync_buckets[16];
+    _Atomic uint64_t sync_count, sync_ns_sum, sync_buckets[16];
+    struct sync_window { /* the longest sync in 10 s; this window and the one before; under status_lock */
+        uint64_t number, ns_max;
+    } sync_windows[2];
     _Atomic uint64_t bytes_appended, scrub_bytes, scrub_bad, scrub_repaired, scrub_passes;
     _Atomic uint64_t scrub_compared, scrub_different;
     _Atomic uint64_t free_bytes, total_bytes;
@@ -306,6 +309,7 @@ NEF_MUST_CHECK nef_err cell_cut(struct cell *cell, uint64_t to);
 NEF_MUST_CHECK nef_err cell_skip(struct cell *cell, uint64_t to);
 uint64_t cell_whole_records(struct cell *cell, uint64_t offset, uint64_t bytes_max); /* whole runs, even */
 void cell_sync(struct cell *cell);
+uint64_t sync_longest(struct nef_runtime *rt, uint64_t now); /* of the last 10 s at least; under status_lock */
 void cell_commit(struct cell *cell, uint64_t until);
 void cell_wake_readers(struct cell *cell, uint64_t now);
 

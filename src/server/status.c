@@ -53,6 +53,7 @@ void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
     pthread_mutex_lock(&rt->status_lock);
     out->repl = rt->status;
     out->failovers = rt->failovers;
+    out->sync_ns_max = sync_longest(rt, now);
     out->ready = ready(rt, now);
     if (!out->ready && rt->not_ready_since_ns != 0)
         out->not_ready_since_ms = rt->not_ready_since_ns / 1000000;
@@ -64,7 +65,6 @@ void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
     out->total_bytes = atomic_load(&rt->total_bytes);
     out->sync_count = atomic_load(&rt->sync_count);
     out->sync_ns_sum = atomic_load(&rt->sync_ns_sum);
-    out->sync_ns_max = atomic_load(&rt->sync_ns_max);
     for (uint32_t i = 0; i < 16; i++)
         out->sync_buckets[i] = atomic_load(&rt->sync_buckets[i]);
     pthread_mutex_lock(&rt->props.lock);
