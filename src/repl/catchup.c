@@ -131,8 +131,9 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
         if (nef_joined_cell_decode(&reader, &jc) != NEF_OK)
             NEF_ASSERT(false); /* decoded above */
         /* A skip that no record followed: the primary's table can place the cut in the hole below our end. No
-         * record of ours lies above it, so there is nothing to cut, and the stream goes on at our end. */
-        if (jc.cut < cell->end && !cell->must_cut &&
+         * whole record of ours lies above it, so there is nothing to cut but damage, and the stream goes on at
+         * our end. */
+        if (jc.cut < cell->end &&
             r->config.next_present(r->config.context, c, jc.cut) >= cell->end) {
             jc.cut = cell->end;
             jc.from = NEF_MAX(jc.from, jc.cut);

@@ -30,6 +30,17 @@ static void end_later(struct sim *s, const struct sim_event *begin, uint64_t aft
     ev->b = begin->b;
 }
 
+/* Another fault of the same node, as the sequel of this one. */
+static void again_later(struct sim *s, const struct sim_event *first, enum fault fault, uint64_t after)
+{
+    struct sim_event *ev = sim_at(s, s->now + after, SIM_FAULT);
+
+    ev->a = fault;
+    ev->node = first->node;
+    ev->b = first->b;
+    ev->c = 1;
+}
+
 /* The direction from the fault's node to the other one of its link. */
 static uint32_t direction(const struct sim_event *ev)
 {
@@ -211,6 +222,7 @@ void fault_begin(struct sim *s, const struct sim_event *ev)
     case FAULT_SNAPSHOT:
         if (n->alive && n->sync_at[0] == 0 && n->sync_at[1] == 0 && !n->disk_lost)
             take_snapshot(n);
+        again_later(s, ev, FAULT_ROLL_BACK, sim_between(s, 300 * MS, 2500 * MS));
         break;
     case FAULT_ROLL_BACK:
         if (may_wipe(s, n) && n->has_snapshot && seen_as_old(s, n)) {
@@ -230,6 +242,11 @@ void fault_begin(struct sim *s, const struct sim_event *ev)
     case FAULT_DROP:
         if (n->alive)
             node_drop(n);
+        if (ev->c == 0 && s->nodes[other].alive) { /* and once more while the other one is away */
+            node_crash(&s->nodes[other], true);
+            node_restart_later(&s->nodes[other], sim_between(s, 500 * MS, 2500 * MS));
+            again_later(s, ev, FAULT_DROP, sim_between(s, 400 * MS, 2400 * MS));
+        }
         break;
     case FAULT_WALL_CLOCK:
         n->wall_step_ms += sim_chance(s, 0.5) ? 3600000 : -3600000;
