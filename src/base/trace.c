@@ -1,5 +1,6 @@
 /* Trace lines; see trace.h. */
 #include "base/trace.h"
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -51,6 +52,47 @@ static void put_string(struct line *l, const char *text)
         }
     }
     put(l, "\"", 1);
+}
+
+/* Lines that wait, when buffering is on: a write(2) for each of 20,000 requests a second costs a twentieth of
+ * the processor. */
+static pthread_mutex_t buffer_lock = PTHREAD_MUTEX_INITIALIZER;
+static bool buffering;
+static char buffer[64 << 10];
+static size_t buffered;
+
+static void flush_locked(void)
+{
+    if (buffered > 0)
+        (void)!write(trace_fd, buffer, buffered); /* nobody to tell if the trace can't be written */
+    buffered = 0;
+}
+
+void nef_trace_buffer(bool on)
+{
+    pthread_mutex_lock(&buffer_lock);
+    buffering = on;
+    flush_locked();
+    pthread_mutex_unlock(&buffer_lock);
+}
+
+void nef_trace_flush(void)
+{
+    pthread_mutex_lock(&buffer_lock);
+    flush_locked();
+    pthread_mutex_unlock(&buffer_lock);
+}
+
+static void emit(const struct line *l, enum nef_trace_level level)
+{
+    pthread_mutex_lock(&buffer_lock);
+    if (buffered + l->at > sizeof(buffer))
+        flush_locked();
+    memcpy(buffer + buffered, l->text, l->at);
+    buffered += l->at;
+    if (!buffering || level >= NEF_TRACE_WARN)
+        flush_locked();
+    pthread_mutex_unlock(&buffer_lock);
 }
 
 void nef_trace(enum nef_trace_level level, const char *event, ...)
@@ -105,5 +147,5 @@ void nef_trace(enum nef_trace_level level, const char *event, ...)
     va_end(args);
     memcpy(l.text + l.at, "}\n", 2);
     l.at += 2;
-    (void)!write(trace_fd, l.text, l.at); /* nobody to tell if the trace can't be written */
+    emit(&l, level);
 }

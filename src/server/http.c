@@ -36,7 +36,7 @@
 #include "base/trace.h"
 
 #define CONNECTION_MEMORY                                                                          \
-    ((size_t)64 << 10) /* headers of 16 KiB, both directions, and body reads of 32 KiB */
+    ((size_t)40 << 10) /* headers of 16 KiB, the answer's, and body reads; cleared for each request */
 #define LISTEN_BACKLOG 1024
 #define PEM_BYTES_MAX  (1u << 20)
 #define STOP_POLL_US   2000

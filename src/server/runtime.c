@@ -417,6 +417,7 @@ static void *core_main(void *argument)
             readers_sweep(rt, now);
             publish_status(rt);
             note_serving(rt, now);
+            nef_trace_flush(); /* zone.c turned buffering on */
         }
     }
     return NULL;

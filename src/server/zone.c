@@ -199,7 +199,9 @@ int nef_zone_main(const char *config_path)
     nef_trace(NEF_TRACE_INFO, "zone_started", "s:region", z.config.region, "u:cells",
               (uint64_t)z.config.cells, "s:version", NEF_VERSION, NULL);
     nef_notify("READY=1");
+    nef_trace_buffer(true); /* the core flushes */
     err = nef_runtime_wait(z.rt);
+    nef_trace_buffer(false);
     nef_trace(err == NEF_OK ? NEF_TRACE_INFO : NEF_TRACE_ERROR, "zone_stopping", "e:err", err, NULL);
     nef_notify("STOPPING=1");
     if (err != NEF_OK)
