@@ -79,9 +79,11 @@ def bucket(region):
 
 
 def small_and_quick(region):
-    """Small segments, so that a short test fills several; failback only when a test asks for it."""
+    """Small segments, so that a short test fills several; failback only when a test asks for it; a scrub that comes
+    around while a test waits."""
     for zone in ("a", "b"):
-        region.configure(zone, {"segment": "8MiB", "timing": {"failback_after": "1h"}})
+        region.configure(zone, {"segment": "8MiB", "timing": {"failback_after": "1h"},
+                                "scrub": {"rate": "100MiB", "interval": "2s"}})
 
 
 @pytest.fixture(scope="session")

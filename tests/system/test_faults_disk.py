@@ -13,6 +13,7 @@ from lib.s3raw import S3, error_code
 from test_faults_zone import settle
 
 CELLS = 4
+SEGMENT = 8 << 20
 
 
 def fill(region, seconds=1.5):
@@ -99,6 +100,14 @@ def segments(region, zone, cell):
     return sorted(glob.glob(region.path(f"zone-{zone}", f"cell-{cell}", "*.seg")))
 
 
+def last_segment(region, zone, cell, end):
+    """(path, offset at which it begins) of the segment that the log ends in; one may be made ahead of it."""
+    number = end // SEGMENT
+    path = region.path(f"zone-{zone}", f"cell-{cell}", f"{number:016x}.seg")
+    assert os.path.exists(path), (path, segments(region, zone, cell))
+    return path, number * SEGMENT
+
+
 def log_ends(region, zone):
     return {c["id"]: c["log_end"][zone] for c in region.status(zone)["cells"]}
 
@@ -110,11 +119,9 @@ def test_torn_log_tail(faulty):
     ends = log_ends(faulty, "b")
     faulty.stop_zone("b", "--kill")
     for cell in range(CELLS):
-        path = segments(faulty, "b", cell)[-1]
-        start = int(os.path.basename(path).split(".")[0], 16)
+        path, start = last_segment(faulty, "b", cell, ends[cell])
         with open(path, "r+b") as f:
-            header = os.path.getsize(path) - (8 << 20)
-            f.seek(max(header, 0) + ends[cell] - start)
+            f.seek(ends[cell] - start)
             f.write(os.urandom(5000))
     faulty.start_zone("b")
     faulty.wait_durability("2/2", 40)
@@ -132,21 +139,41 @@ def test_corrupt_log(faulty, where):
     faulty.stop_zone("b", "--kill")
     damaged = 0
     for cell in range(CELLS):
-        files = segments(faulty, "b", cell)
-        path = files[-1] if where == "middle" else files[0]
-        start = int(os.path.basename(path).split(".")[0], 16)
-        length = min(ends[cell] - start, 8 << 20)
+        path, start = last_segment(faulty, "b", cell, ends[cell])
+        length = ends[cell] - start
+        if where == "first-segment":
+            path, length = segments(faulty, "b", cell)[0], SEGMENT
         with open(path, "r+b") as f:
             for part in (3, 2):
                 f.seek(4096 + max(length - 4096, 0) // part)
                 f.write(b"\xa5" * 64)
                 damaged += 1
     assert damaged
+    mark = faulty.log_size("zone-b")
     faulty.start_zone("b")
     faulty.wait_durability("2/2", 60)
     load.verify()
     faulty.handover("b")
     load.verify()
+    fill(faulty, 3)  # what is still written to isn't scrubbed yet
+    seen = []
+
+    def whole():
+        """Found at the start and cut, or found by the scrub and repaired; and no more is found."""
+        seen.append(tuple(faulty.metric("b", f"nef_scrub_{w}_records_total") for w in ("bad", "repaired")))
+        bad, repaired = seen[-1]
+        cut = any(e.get("event") == "log_damaged" for e in faulty.log("zone-b", mark))
+        return (cut or repaired > 0) and repaired >= bad and len(seen) > 12 and len(set(seen[-12:])) == 1
+    try:
+        wait_for(whole, 40, 0.5)
+    except TimeoutError as e:
+        raise AssertionError(f"bad and repaired records: {seen[-1]}{faulty.tails()}") from e
+    faulty.nef("down", "--dir", faulty.directory)
+    try:
+        r = faulty.nef("fsck", "--dir", faulty.directory, check=False, timeout=120)
+        assert r.returncode == 0, r.stdout + r.stderr
+    finally:
+        faulty.up()
 
 
 def test_corrupt_index(faulty):
@@ -212,6 +239,10 @@ def test_rolled_back_directory_alone(faulty):
     copy = faulty.path("copy-of-zone-b")
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(faulty.path("zone-b"), copy)
+    # What is written before it is in sync again, in every cell, is what it can be caught at: the record holds
+    # where each cell's log was when it joined. A copy of the same epoch looks like the log after a crash.
+    for n in range(64):
+        assert S3.of(faulty).request("PUT", f"/load/between-{n}", body=b"x")[0] == 200
     faulty.start_zone("b")
     faulty.wait_durability("2/2", 40)
     later = fill(faulty)
