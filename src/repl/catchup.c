@@ -109,6 +109,8 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
         return;
     if (r->following != FOLLOWING_ASKED || r->follow_peer != peer || j.attempt != r->follow_attempt)
         return;
+    if (r->unfit != NEF_OK && nef_group_has(&r->group, &r->config.replica))
+        return; /* what is wrong with this disk must stay visible until the record is without it */
     for (uint32_t c = 0; c < j.cell_count; c++) { /* all of it is good, or nothing is done */
         if (nef_joined_cell_decode(&reader, &jc) != NEF_OK || jc.cut > r->cells[c].end ||
             jc.cut < r->cells[c].start)
@@ -259,17 +261,29 @@ void nef_catchup_join(struct nef_repl *r, uint32_t peer, const struct nef_messag
     struct nef_joined joined;
     struct nef_writer w;
     uint32_t entries = nef_join_entries_max(r->config.cell_count);
-    bool lost = false;
+    uint64_t cut, from;
+    bool lost;
 
     if (!r->won || nef_repl_frozen(r))
         return;
     if (nef_join_decode(&reader, &j) != NEF_OK || j.cell_count != r->config.cell_count)
         return;
-    for (uint32_t c = 0; c < j.cell_count; c++)
+    lost = (j.flags & NEF_STATE_UNFIT) != 0;
+    for (uint32_t c = 0; c < j.cell_count; c++) {
         if (nef_join_cell_decode(&reader, &jc) != NEF_OK)
             return;
+        place_joiner(r, c, &jc, &cut, &from);
+        lost = lost || cut < r->cells[c].commit;
+    }
     if (nef_reader_end(&reader) != NEF_OK || !nef_repl_room(r, 1))
         return;
+    if (lost && nef_repl_effective(r, &p->replica)) {
+        /* It is called in sync, or soon will be, and hasn't what was acknowledged. It must leave the record
+         * before it is cut: afterwards nothing on its disk would tell that it may not lead. */
+        nef_primary_forget(r, p);
+        p->rejoin_lost = true;
+        return;
+    }
     reader = nef_reader_of(m->body, m->body_bytes);
     if (nef_join_decode(&reader, &j) != NEF_OK)
         return;
@@ -281,16 +295,11 @@ void nef_catchup_join(struct nef_repl *r, uint32_t peer, const struct nef_messag
     w = nef_repl_body(r, NEF_MESSAGE_HEAD_MAX);
     nef_joined_encode(&w, &joined);
     for (uint32_t c = 0; c < j.cell_count; c++) {
-        uint64_t cut, from;
-
         if (nef_join_cell_decode(&reader, &jc) != NEF_OK)
             NEF_ASSERT(false); /* decoded above */
         place_joiner(r, c, &jc, &cut, &from);
-        lost = lost || cut < r->cells[c].commit;
         nef_joined_cell_encode(&w, cut, from, &r->cells[c].epochs, entries);
     }
-    p->rejoin_lost =
-        nef_group_has(&r->group, &p->replica) && (lost || j.flags & NEF_STATE_UNFIT);
     p->follow = FOLLOW_RECONCILING;
     p->session = joined.session;
     nef_repl_send(r, NEF_ACT_SEND, peer, NEF_MSG_JOINED, &w, 0);

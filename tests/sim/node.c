@@ -193,7 +193,6 @@ void node_start(struct node *n)
     n->next_number = 0;
     n->role = NEF_ROLE_STARTING;
     n->role_epoch = 0;
-    n->cas_outstanding = 0;
     memset(n->reads, 0, sizeof n->reads);
     for (uint32_t i = 0; i < NODES_MAX; i++)
         n->link_up[i] = false;
