@@ -134,7 +134,7 @@ def test_torn_log_tail(faulty):
 def test_corrupt_log(faulty, where):
     """Bytes of acknowledged records change while the zone is away: it must not serve them, nor vote with them; it
     is repaired from its peer."""
-    load = fill(faulty, 3)
+    load = fill(faulty, 2)
     ends = log_ends(faulty, "b")
     faulty.stop_zone("b", "--kill")
     damaged = 0
@@ -155,7 +155,7 @@ def test_corrupt_log(faulty, where):
     load.verify()
     faulty.handover("b")
     load.verify()
-    fill(faulty, 3)  # what is still written to isn't scrubbed yet
+    fill(faulty, 2)  # what is still written to isn't scrubbed yet
     seen = []
 
     def whole():
@@ -163,7 +163,7 @@ def test_corrupt_log(faulty, where):
         seen.append(tuple(faulty.metric("b", f"nef_scrub_{w}_records_total") for w in ("bad", "repaired")))
         bad, repaired = seen[-1]
         cut = any(e.get("event") == "log_damaged" for e in faulty.log("zone-b", mark))
-        return (cut or repaired > 0) and repaired >= bad and len(seen) > 12 and len(set(seen[-12:])) == 1
+        return (cut or repaired > 0) and repaired >= bad and len(seen) > 6 and len(set(seen[-6:])) == 1
     try:
         wait_for(whole, 40, 0.5)
     except TimeoutError as e:

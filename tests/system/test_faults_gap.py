@@ -20,7 +20,7 @@ FAULTS = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_gap(faulty, name, record_property, capsys):
     limit, fault, stopped = FAULTS[name]
-    result = gap.measure(faulty, lambda: fault(faulty), before=1.0, after=4.0)
+    result = gap.measure(faulty, lambda: fault(faulty), before=0.7, after=3.3)
     record_property("gap_s", result["gap_s"])
     with capsys.disabled():
         print(f"\n  gap {name}: {result['gap_s']:.3f} s, {result['begins_s']:.2f} s after the fault began, "

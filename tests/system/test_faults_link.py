@@ -51,7 +51,7 @@ def test_lossy_link(faulty):
     with Load(faulty) as load:
         load.wait_successes(40)
         faulty.net.lossy(faulty, 20, "ab", "ba")
-        time.sleep(6)
+        time.sleep(4)
         load.wait_successes(20)
         faulty.net.heal()
         settle(faulty, load, 60)

@@ -1,4 +1,5 @@
 """A zone is lost: killed, paused, both killed, away for a while. See FAULTS.md."""
+import os
 import time
 
 import pytest
@@ -83,7 +84,7 @@ def test_host_lost_then_catch_up(faulty):
     with Load(faulty, clients=4) as load:
         load.wait_successes(30)
         faulty.stop_zone("b", "--kill")
-        time.sleep(8)
+        time.sleep(float(os.environ.get("NEF_LOST_S", "6")))
         load.wait_successes(30)
         faulty.start_zone("b")
         settle(faulty, load, 60)
