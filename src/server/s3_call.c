@@ -306,6 +306,12 @@ enum nef_http_next call_refuse(struct call *c, enum nef_s3_code code, const char
 
 enum nef_http_next call_fail(struct call *c, nef_err err)
 {
+    struct nef_bucket bucket;
+
+    /* A deleted bucket's key is forgotten when its last row went here, so what began before may miss either. */
+    if (err == NEF_E_KEY && c->request.bucket != NULL &&
+        nef_store_bucket(c->s->store, c->request.bucket, &bucket) == NEF_E_NO_BUCKET)
+        err = NEF_E_NO_BUCKET;
     nef_s3_error_of(&c->why, err);
     if (c->why.code == NEF_S3_NO_SUCH_BUCKET && c->request.bucket != NULL)
         nef_s3_error_extra(&c->why, "BucketName", c->request.bucket);
