@@ -51,13 +51,23 @@ sim() {
 }
 
 system() {
-    local status=0 p f python=python3
+    local status=0 p f p2 f2 python=python3
     [ -x build-venv/bin/python ] && python=build-venv/bin/python
     # Debian's pytest and boto3 belong to Debian's Python; a python3 found first on PATH may be another.
     $python -c 'import pytest, boto3' 2>/dev/null || python=/usr/bin/python3
-    rm -f $out/system.xml
-    timeout -k 30 1500 $python -m pytest -q -p no:cacheprovider --junitxml=$out/system.xml tests/system || status=$?
+    rm -f $out/system.xml $out/again.xml
+    timeout -k 30 1500 $python -m pytest -q -o cache_dir=$PWD/$out/pytest --junitxml=$out/system.xml tests/system || status=$?
     read -r p f < <(tests/lib/count.py junit $out/system.xml)
+    if [ "${f:-0}" -ge 1 ] && [ "${f:-0}" -le 3 ]; then
+        # These tests run many processes with sub-second deadlines on two cores. A few that failed get one more try
+        # alone, and are named: a fault of the product fails twice, and a flicker stays visible here.
+        echo "system: $f failed; once more:"
+        grep -oE '^  "[^"]+"' $out/pytest/v/cache/lastfailed || true
+        status=0
+        timeout -k 30 600 $python -m pytest -q --lf -o cache_dir=$PWD/$out/pytest --junitxml=$out/again.xml tests/system || status=$?
+        read -r p2 f2 < <(tests/lib/count.py junit $out/again.xml)
+        [ $((${p2:-0} + ${f2:-0})) -ge "$f" ] && { p=$((p + p2)); f=${f2:-0}; }
+    fi
     count system "${p:-0}" "${f:-0}" $status
 }
 
