@@ -83,7 +83,7 @@ def small_and_quick(region):
     around while a test waits."""
     for zone in ("a", "b"):
         region.configure(zone, {"segment": "8MiB", "timing": {"failback_after": "1h"},
-                                "scrub": {"rate": "100MiB", "interval": "2s"}})
+                                "scrub": {"rate": "1GiB", "interval": "1s"}})
 
 
 @pytest.fixture(scope="session")
