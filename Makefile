@@ -65,19 +65,14 @@ $(JS_MODULES): $(JS_LOCK)
 	@touch $@
 endif
 
-# The same for Python packages that Debian has too old: exact versions with hashes, in their own place.
-PY_LOCK := $(wildcard tests/system/requirements.txt)
-ifneq ($(PY_LOCK),)
-PY_MODULES := build-venv/.installed
-$(PY_MODULES): $(PY_LOCK)
-	python3 -m venv --system-site-packages build-venv
-	build-venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(PY_LOCK)
-	@touch $@
-endif
+# The same for the boto3 that sends trailers, which Debian 12 doesn't have: unpacked, not installed.
+BOTO3 := build-boto3/.unpacked
+$(BOTO3): tests/system/boto3.lock tools/boto3.sh
+	@tools/boto3.sh $(@D)
 
 test-tools:
 	$(packages) build run test
-	@$(MAKE) --no-print-directory $(JS_MODULES) $(PY_MODULES)
+	@$(MAKE) --no-print-directory $(JS_MODULES) $(BOTO3)
 
 test: test-tools
 	@$(MAKE) --no-print-directory build-all build-asan
@@ -128,4 +123,4 @@ install: build
 	install -D -m 644 deploy/sysusers.d/nef.conf $(DESTDIR)/usr/lib/sysusers.d/nef.conf
 
 clean:
-	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-mutation build-venv
+	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-mutation build-boto3

@@ -52,7 +52,6 @@ sim() {
 
 system() {
     local status=0 p f p2 f2 python=python3
-    [ -x build-venv/bin/python ] && python=build-venv/bin/python
     # Debian's pytest and boto3 belong to Debian's Python; a python3 found first on PATH may be another.
     $python -c 'import pytest, boto3' 2>/dev/null || python=/usr/bin/python3
     rm -f $out/system.xml $out/again.xml

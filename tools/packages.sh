@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # packages.sh GROUP... : install what packages/GROUP.txt names and this machine lacks.
-# Costs one dpkg-query when nothing is missing, and never touches the network then. The package index is
-# refreshed only when it doesn't know a missing package. Without root it uses sudo, or says what to run.
+# Costs one dpkg-query when nothing is missing, and never touches the network then. Without root it uses sudo, or says
+# what to run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -43,21 +43,17 @@ if [ "$(id -u)" -ne 0 ]; then
     fi
 fi
 echo "installing ${still[*]}"
-export DEBIAN_FRONTEND=noninteractive
-if ! apt-cache show --no-all-versions "${still[@]}" >/dev/null 2>&1; then
-    "${as_root[@]}" apt-get update -q
-fi
+# A fresh machine may be installing its own updates: wait for it. Its package index may be absent or name versions
+# that the mirror no longer has, so it is refreshed; a mirror of somebody else's that doesn't answer isn't fatal.
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+"${apt[@]}" update || echo "packages.sh: the package index could not be refreshed; going on with what is there" >&2
+
 # Debian starts etcd and haproxy as services when they are installed. A region brings its own, and the
 # service would take etcd's ports: a policy that forbids starting holds for the time of the installation.
 policy=/usr/sbin/policy-rc.d
-made_policy=
 if [ ! -e $policy ]; then
+    trap '"${as_root[@]}" rm -f $policy' EXIT
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
     "${as_root[@]}" chmod 755 $policy
-    made_policy=1
 fi
-status=0
-"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -q -y --no-install-recommends "${still[@]}" || status=$?
-[ -z "$made_policy" ] || "${as_root[@]}" rm -f $policy
-exit $status
+"${apt[@]}" install -y --no-install-recommends "${still[@]}"
