@@ -1,10 +1,13 @@
 /* Inside of the runtime: what its files share. See runtime.h for what it is.
  *
- *   runtime.c   start and stop, the core thread: queue of events, execution of actions
- *   cell.c      a cell's sync and apply threads, its log actions, its gate
+ *   runtime.c   start and stop
+ *   core.c      the core thread: queue of events, execution of actions
+ *   cell.c      a cell's sync and apply threads, its gate
+ *   cell_log.c  a cell's log: what the core writes, cuts and skips
  *   propose.c   proposals of this process: table by number, waiting callers, time-outs
  *   read.c      the read gate and the waiting readers (R4, R5)
  *   peer.c      links: frames over TLS, queues, payload checks
+ *   repair.c    links: one record asked of a peer, and written over a damaged one
  *   dial.c      links: connecting, accepting, greeting
  *   group.c     the etcd thread; struct nef_group <-> JSON
  *   upkeep.c    background: segments ahead, space, clock, maintenance, checkpoint
@@ -290,10 +293,17 @@ struct nef_runtime {
 
 /* runtime.c */
 void thread_name(const char *format, ...) NEF_PRINTF(1, 2); /* of the caller, for top and perf */
+uint64_t now_ns(void);
+
+/* core.c */
+#define NEF_EPOCH_FILE "epoch"
+void *core_main(void *argument);
+void core_queries(struct nef_runtime *rt, struct nef_repl_config *config); /* what the core asks of the logs */
+void core_publish(struct nef_runtime *rt);                                /* its status, for others */
+void core_serve(struct nef_runtime *rt, uint64_t until);
 void post(struct nef_runtime *rt, struct item *item);
 void post_simple(struct nef_runtime *rt, enum nef_event_type type, uint32_t cell, uint64_t offset);
 void end_runtime(struct nef_runtime *rt, nef_err err);
-uint64_t now_ns(void);
 
 /* cell.c */
 NEF_MUST_CHECK nef_err cell_open(struct cell *cell, struct nef_log_recovery *out_recovery);
@@ -326,6 +336,11 @@ void readers_serve(struct nef_runtime *rt); /* leases changed: wake who waits fo
 void readers_sweep(struct nef_runtime *rt, uint64_t now);
 
 /* peer.c */
+/* Whole records of CELL with good checksums, at OFFSET and after it, inside one segment. The bodies of erased
+ * ones become zeros: the sender may not have made its hole yet (the header is marked first). out_good: bytes
+ * before the first bad record, if there is one before it; else untouched. */
+bool log_bytes_good(const struct nef_runtime *rt, uint8_t *data, uint32_t bytes, uint32_t cell, uint64_t offset,
+                    uint32_t *out_good);
 /* Not must-check: a frame that is lost is the protocol's business. */
 nef_err link_send(struct link *link, enum conn_kind kind, struct frame *frame);
 struct frame *frame_core(const struct nef_message *message);
@@ -333,8 +348,10 @@ struct frame *frame_plain(enum frame_kind kind, const void *body, uint32_t bytes
 void frame_free(struct frame *frame);
 void *conn_main(void *argument);
 void link_close(struct link *link, const char *why);
-NEF_MUST_CHECK nef_err link_fetch(struct link *link, uint32_t cell, uint64_t offset, uint8_t **out_data,
-                                  uint32_t *out_bytes);
+
+/* repair.c; for peer.c: frames that ask and answer. NEF_E_PROTOCOL: they can't be of an honest peer. */
+NEF_MUST_CHECK nef_err answer_fetch(struct conn *conn, struct nef_reader *r);
+NEF_MUST_CHECK nef_err take_fetched(struct conn *conn, struct nef_reader *r);
 
 /* dial.c */
 NEF_MUST_CHECK nef_err links_start(struct nef_runtime *rt);
