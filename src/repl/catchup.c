@@ -372,7 +372,6 @@ static void add(struct nef_repl *r, struct peer *p)
     if (!nef_epoch_can_swap(r) || !with_member(r, p, &next))
         return;
     next.epoch++;
-    next.override_loss = false;
     nef_epoch_first_offsets(r, &next);
     nef_epoch_swap(r, &next);
 }

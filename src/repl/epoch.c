@@ -182,7 +182,7 @@ static void take(struct nef_repl *r)
         r->unfit = damaged(r) ? NEF_E_DAMAGED : NEF_OK; /* it isn't in sync, so nothing relies on it */
     else if (r->unfit == NEF_OK && rolled_back(r))
         r->unfit = NEF_E_ROLLED_BACK;
-    if (r->won && r->group.override_loss)
+    if (r->won && nef_group_overrides(&r->group))
         r->unfit = NEF_OK; /* accepted: what this disk holds is now what there is */
     r->config_lost = false;
     roles_changed(r, &old, was_primary);
@@ -375,7 +375,6 @@ static void seek_alone(struct nef_repl *r)
     struct nef_group next = r->group;
 
     next.epoch++;
-    next.override_loss = false;
     next.in_sync = 1u << r->self;
     set_primary(&next, (uint32_t)r->self);
     for (uint32_t c = 0; c < r->config.cell_count; c++)
@@ -390,7 +389,6 @@ static void seek_handover(struct nef_repl *r)
     struct nef_group next = r->group;
 
     next.epoch++;
-    next.override_loss = false;
     set_primary(&next, (uint32_t)r->self);
     for (uint32_t c = 0; c < r->config.cell_count; c++)
         next.first_offset[c] = r->cells[c].commit;
@@ -431,7 +429,6 @@ static void seek_removal(struct nef_repl *r)
         if ((next.in_sync ^ r->group.in_sync) >> i & 1)
             nef_primary_removed(r, &r->group.members[i].replica);
     next.epoch++;
-    next.override_loss = false;
     nef_epoch_first_offsets(r, &next);
     nef_epoch_swap(r, &next);
 }
@@ -470,7 +467,7 @@ static void recover(struct nef_repl *r)
     }
     g.epoch = nef_repl_seen(r) + 1;
     g.cell_count = r->config.cell_count;
-    g.override_loss = true;
+    g.override_epoch = g.epoch;
     self = nef_group_index(&g, &r->config.replica);
     if (self < 0) { /* a disk that the record doesn't know: it takes any place that fits */
         for (uint32_t i = 0; i < g.member_count; i++)

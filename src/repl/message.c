@@ -110,9 +110,10 @@ nef_err nef_group_encode(const struct nef_group *g, uint8_t *out, uint32_t bytes
 
     nef_write_u32(&w, GROUP_MAGIC);
     nef_write_u16(&w, GROUP_VERSION);
-    nef_write_u8(&w, g->override_loss ? 1 : 0);
+    nef_write_u8(&w, 0);
     nef_write_u8(&w, (uint8_t)g->member_count);
     nef_write_u64(&w, g->epoch);
+    nef_write_u64(&w, g->override_epoch);
     nef_write_u64(&w, g->nonce[0]);
     nef_write_u64(&w, g->nonce[1]);
     nef_write_u32(&w, g->in_sync);
@@ -136,21 +137,21 @@ nef_err nef_group_decode(const uint8_t *data, uint32_t bytes, struct nef_group *
 {
     struct nef_reader r = nef_reader_of(data, bytes);
     struct nef_group g = {0};
-    uint32_t flags, crc;
+    uint32_t zero, crc;
 
     if (nef_read_u32(&r) != GROUP_MAGIC)
         return NEF_E_PROTOCOL;
     if (nef_read_u16(&r) != GROUP_VERSION)
         return NEF_E_VERSION;
-    flags = nef_read_u8(&r);
-    g.override_loss = flags == 1;
+    zero = nef_read_u8(&r);
     g.member_count = nef_read_u8(&r);
     g.epoch = nef_read_u64(&r);
+    g.override_epoch = nef_read_u64(&r);
     g.nonce[0] = nef_read_u64(&r);
     g.nonce[1] = nef_read_u64(&r);
     g.in_sync = nef_read_u32(&r);
     g.cell_count = nef_read_u32(&r);
-    if (r.failed || flags > 1 || g.epoch == 0 || g.member_count == 0 ||
+    if (r.failed || zero != 0 || g.epoch == 0 || g.override_epoch > g.epoch || g.member_count == 0 ||
         g.member_count > NEF_REPLICA_MAX || g.cell_count == 0 || g.cell_count > NEF_CELL_MAX ||
         g.in_sync == 0 || g.in_sync >= 1u << g.member_count)
         return NEF_E_PROTOCOL;

@@ -21,7 +21,7 @@
 #include "repl/repl.h"
 
 #define NEF_MESSAGE_HEAD_BYTES 56u
-#define NEF_GROUP_BYTES_MAX    2048u /* 40 + 4 members of 49 + 64 cells of 9 + 4 is well below */
+#define NEF_GROUP_BYTES_MAX    2048u /* 48 + 4 members of 49 + 64 cells of 9 + 4 is well below */
 
 /* Write the head of M; the CRC covers its body. */
 void nef_message_encode(const struct nef_message *m, uint8_t out[NEF_MESSAGE_HEAD_BYTES]);

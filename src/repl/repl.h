@@ -48,8 +48,15 @@ struct nef_group {
     uint64_t first_offset[NEF_CELL_MAX]; /* log end of the primary when it asked for this epoch: a lower
                                           * bound of where the epoch begins; R10 checks against it */
     uint64_t nonce[2];                /* of the writer and this very change */
-    bool override_loss;               /* written by zone-recover --accept-loss */
+    uint64_t override_epoch;          /* the last epoch that zone-recover --accept-loss made; kept in all that
+                                       * follow, so that any primary can see to its record. 0: none */
 };
+
+/* Was this very epoch made by accepting a loss? */
+static inline bool nef_group_overrides(const struct nef_group *g)
+{
+    return g->epoch != 0 && g->override_epoch == g->epoch;
+}
 
 /* ---- log positions ------------------------------------------------------------------------------ */
 

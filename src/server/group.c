@@ -3,7 +3,7 @@
  * JSON rather than bytes: an operator must be able to read it with etcdctl. It holds ids of replicas, names
  * of zones and log positions; no customer data, no name of theirs, no key.
  *   {"version":1,"epoch":7,"members":[{"replica":"<hex 16>","zone":"a"}],"in_sync":["<hex>"],
- *    "primary":["<hex>", ...one a cell], "first_offset":[...],"nonce":"<hex 16>","override_loss":false} */
+ *    "primary":["<hex>", ...one a cell], "first_offset":[...],"nonce":"<hex 16>","override_epoch":0} */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,8 +42,8 @@ nef_err group_to_json(const struct nef_group *g, struct nef_buf *out)
         for (int k = 0; k < 8; k++)
             nonce[8 * i + k] = (uint8_t)(g->nonce[i] >> (8 * k));
     nef_hex(nonce, 16, hex);
-    nef_buf_printf(out, "],\"nonce\":\"%s\",\"override_loss\":%s}", hex,
-                   g->override_loss ? "true" : "false");
+    nef_buf_printf(out, "],\"nonce\":\"%s\",\"override_epoch\":%llu}", hex,
+                   (unsigned long long)g->override_epoch);
     return nef_buf_end(out);
 }
 
@@ -63,7 +63,7 @@ static int member_of(const struct nef_group *g, json_t *hex)
 nef_err group_from_json(const char *text, size_t bytes, struct nef_group *out_group)
 {
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
-    json_t *members, *in_sync, *primary, *first, *nonce, *epoch;
+    json_t *members, *in_sync, *primary, *first, *nonce, *epoch, *override;
     struct nef_group g = {0};
     uint8_t n[16];
     nef_err err = NEF_E_PROTOCOL;
@@ -80,7 +80,10 @@ nef_err group_from_json(const char *text, size_t bytes, struct nef_group *out_gr
     primary = json_object_get(root, "primary");
     first = json_object_get(root, "first_offset");
     nonce = json_object_get(root, "nonce");
-    if (!json_is_integer(epoch) || json_integer_value(epoch) < 1 || json_array_size(members) < 1 ||
+    override = json_object_get(root, "override_epoch");
+    if (!json_is_integer(epoch) || json_integer_value(epoch) < 1 || !json_is_integer(override) ||
+        json_integer_value(override) < 0 || json_integer_value(override) > json_integer_value(epoch) ||
+        json_array_size(members) < 1 ||
         json_array_size(members) > NEF_REPLICA_MAX || json_array_size(primary) < 1 ||
         json_array_size(primary) > NEF_CELL_MAX ||
         json_array_size(first) != json_array_size(primary) || json_array_size(in_sync) < 1 ||
@@ -88,6 +91,7 @@ nef_err group_from_json(const char *text, size_t bytes, struct nef_group *out_gr
         nef_unhex(json_string_value(nonce), json_string_length(nonce), n, 16) != NEF_OK)
         goto out;
     g.epoch = (uint64_t)json_integer_value(epoch);
+    g.override_epoch = (uint64_t)json_integer_value(override);
     for (size_t i = 0; i < json_array_size(members); i++) {
         json_t *m = json_array_get(members, i);
         json_t *id = json_object_get(m, "replica");
@@ -121,7 +125,6 @@ nef_err group_from_json(const char *text, size_t bytes, struct nef_group *out_gr
     }
     for (int i = 0; i < 16; i++)
         g.nonce[i / 8] |= (uint64_t)n[i] << (8 * (i % 8));
-    g.override_loss = json_is_true(json_object_get(root, "override_loss"));
     *out_group = g;
     err = NEF_OK;
 out:

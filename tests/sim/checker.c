@@ -55,7 +55,7 @@ void check_cas(struct node *n, const struct nef_group *g)
     struct sim *s = n->sim;
     const struct nef_group *before = etcd_record_of(s, g->epoch - 1);
 
-    if (g->override_loss || g->epoch == 1)
+    if (nef_group_overrides(g) || g->epoch == 1)
         return;
     if (!before || !nef_group_has(before, &n->disk.replica)) {
         sim_fail(s, "R2: %c asks for epoch %lu and isn't in sync", n->name, g->epoch);
@@ -111,7 +111,7 @@ static void check_members(struct sim *s, uint32_t c, uint64_t from, const char *
 
 void check_record(struct sim *s)
 {
-    if (s->etcd.group.override_loss) {
+    if (nef_group_overrides(&s->etcd.group)) {
         s->loss_accepted = true;
         return;
     }
@@ -218,7 +218,7 @@ void check_serve(struct node *n)
         const struct node *y = &s->nodes[i];
         const struct nef_repl *r = y->repl;
 
-        if (y == n || !y->alive || !r->won || !r->acting || r->group.override_loss ||
+        if (y == n || !y->alive || !r->won || !r->acting || nef_group_overrides(&r->group) ||
             r->group.epoch <= n->repl->group.epoch)
             continue;
         if (!nef_group_has(&r->group, &n->disk.replica))

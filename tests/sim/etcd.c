@@ -108,7 +108,7 @@ static void decide(struct sim *s, struct call *c)
         s->etcd.writer[c->group.epoch] = n->life == c->life ? n->incarnation : 0;
     }
     sim_trace(s, NULL, "etcd: epoch %lu by %c, in sync %x, primary %u%s", c->group.epoch, n->name,
-              c->group.in_sync, c->group.primary[0], c->group.override_loss ? ", loss accepted" : "");
+              c->group.in_sync, c->group.primary[0], nef_group_overrides(&c->group) ? ", loss accepted" : "");
     check_record(s);
 }
 

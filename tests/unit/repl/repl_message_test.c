@@ -14,7 +14,7 @@ static uint8_t buffer[NEF_MESSAGE_HEAD_MAX];
 static struct nef_group group_of(uint32_t members, uint32_t cells)
 {
     struct nef_group g = {.epoch = 7, .member_count = members, .in_sync = (1u << members) - 1,
-                          .cell_count = cells, .nonce = {1, 2}, .override_loss = true};
+                          .cell_count = cells, .nonce = {1, 2}, .override_epoch = 5};
 
     for (uint32_t i = 0; i < members; i++) {
         memset(g.members[i].replica.bytes, (int)(i + 1), 16);

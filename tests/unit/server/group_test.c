@@ -35,7 +35,7 @@ static void round_trip(void **state)
 
     (void)state;
     for (int i = 0; i < 2; i++) {
-        g.override_loss = i == 1;
+        g.override_epoch = i == 1 ? 6 : 0;
         nef_buf_reset(&text);
         assert_int_equal(group_to_json(&g, &text), NEF_OK);
         assert_int_equal(group_from_json((const char *)text.data, text.bytes, &back), NEF_OK);
@@ -47,7 +47,7 @@ static void round_trip(void **state)
         assert_memory_equal(back.primary, g.primary, 4);
         assert_memory_equal(back.first_offset, g.first_offset, 4 * sizeof(uint64_t));
         assert_memory_equal(back.nonce, g.nonce, sizeof(g.nonce));
-        assert_int_equal(back.override_loss, g.override_loss);
+        assert_int_equal(back.override_epoch, g.override_epoch);
     }
     nef_buf_free(&text);
 }
