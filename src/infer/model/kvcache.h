@@ -1,0 +1,48 @@
+/* The KV cache: pages of NEF_KV_TILE positions for all layers and kv heads, shared by content.
+ *
+ * A sequence holds a list of pages. A full page is known by a hash chained over (salt, the tokens of all pages before it,
+ * its own tokens): a new sequence with the same beginning and salt takes those pages instead of computing them (they are
+ * read-only and counted). Pages that no sequence holds stay until the room is needed, least recently used out first. A page
+ * that is handed out anew is zeroed first, so nothing of another's prompt is left.
+ *
+ * Memory is reserved at start and touched on demand. Not thread-safe: the engine's thread alone. */
+#ifndef NEF_INFER_KVCACHE_H
+#define NEF_INFER_KVCACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "infer/kernels/kernels.h"
+
+struct nef_kv_cache;
+struct nef_kv_sequence;
+
+struct nef_kv_options {
+    enum nef_kv_type type;
+    uint32_t layers, kv_heads, head_dim;
+    uint32_t pages; /* in all */
+};
+/* Errors: NEF_E_NOMEM (address space, or a size that overflows). */
+NEF_MUST_CHECK nef_err nef_kv_open(const struct nef_kv_options *options, struct nef_kv_cache **out_cache);
+void nef_kv_close(struct nef_kv_cache *cache); /* no sequence may be open */
+uint64_t nef_kv_page_total_bytes(const struct nef_kv_cache *cache);
+uint32_t nef_kv_pages_free(const struct nef_kv_cache *cache); /* unused, or held by nobody */
+
+/* A new sequence for TOKENS (the prompt), with as many shared pages as match; *out_cached positions (a multiple of
+ * NEF_KV_TILE, below count, so that at least one token is computed) need no forward pass. salt: 32 bytes, sets apart tenants.
+ * Errors: NEF_E_NOMEM. */
+NEF_MUST_CHECK nef_err nef_kv_sequence_open(struct nef_kv_cache *cache, const uint8_t salt[32], const uint32_t *tokens,
+                                            uint32_t count, uint32_t *out_cached, struct nef_kv_sequence **out_sequence);
+void nef_kv_sequence_close(struct nef_kv_sequence *sequence); /* its full pages stay findable */
+/* Pages for positions below POSITIONS. NEF_E_BUSY: none free now; the sequence is as before. */
+NEF_MUST_CHECK nef_err nef_kv_reserve(struct nef_kv_sequence *sequence, uint32_t positions);
+uint32_t nef_kv_reserved(const struct nef_kv_sequence *sequence); /* positions that pages exist for */
+/* Say which token was computed at which position (in order, after the forward pass): makes full pages findable. */
+void nef_kv_note(struct nef_kv_sequence *sequence, uint32_t position, uint32_t token);
+
+/* For the forward pass: the K or V part of a page. page: index in the sequence. */
+void *nef_kv_page(const struct nef_kv_sequence *sequence, uint32_t page, uint32_t layer, uint32_t kv_head, bool value);
+const struct nef_kv_options *nef_kv_sequence_options(const struct nef_kv_sequence *sequence);
+
+#endif
