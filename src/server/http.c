@@ -212,13 +212,16 @@ static void *on_target(void *context, const char *uri, struct MHD_Connection *co
     return r;
 }
 
-/* Bytes of body still to come after the headers; UINT64_MAX if unknown. */
+/* Bytes of body still to come after the headers, without framing: of a chunked body S3 clients tell the decoded
+ * length. UINT64_MAX if unknown. */
 static uint64_t body_announced(const struct nef_http_request *r)
 {
     const char *length = nef_http_header(r, "Content-Length");
 
-    if (nef_http_header(r, "Transfer-Encoding") != NULL)
-        return UINT64_MAX;
+    if (nef_http_header(r, "Transfer-Encoding") != NULL) {
+        length = nef_http_header(r, "x-amz-decoded-content-length");
+        return length == NULL ? UINT64_MAX : strtoull(length, NULL, 10);
+    }
     return length == NULL ? 0 : strtoull(length, NULL, 10);
 }
 
@@ -241,6 +244,7 @@ static enum MHD_Result on_begin(struct nef_http_request *r)
 {
     const struct nef_http_handler *handler = &r->http->handler;
     uint64_t announced;
+    bool waits;
 
     switch (handler->begin(r->call)) {
     case NEF_HTTP_GO:
@@ -251,10 +255,11 @@ static enum MHD_Result on_begin(struct nef_http_request *r)
     case NEF_HTTP_ANSWERED:
         /* A client that waits for "100 Continue" has sent nothing: answer now. Of one that doesn't,
          * take what it is sending, if it isn't much: many see no answer before they have written
-         * all. */
+         * all. boto3 asks for "100 Continue" and sends a chunked body without waiting for it
+         * (urllib3 1.26); over TLS it would see a broken connection instead of the answer. */
         announced = body_announced(r);
-        if (announced == 0 ||
-            (announced <= NEF_HTTP_DRAIN_MAX && nef_http_header(r, "Expect") == NULL)) {
+        waits = nef_http_header(r, "Expect") != NULL && nef_http_header(r, "Transfer-Encoding") == NULL;
+        if (announced == 0 || (announced <= NEF_HTTP_DRAIN_MAX && !waits)) {
             r->stage = STAGE_DRAIN;
             return MHD_YES;
         }

@@ -251,13 +251,17 @@ def copy_and_delete(s):
 
 @scenario
 def conditions(s):
-    """If-None-Match and If-Match of writes, which this boto3 knows by name."""
+    """If-None-Match and If-Match, also those of writes, which this boto3 knows by name."""
     first = s.put("lock", b"first", IfNoneMatch="*")["ETag"]
     assert refused(s.put, key="lock", body=b"second", IfNoneMatch="*") == ("PreconditionFailed", 412)
     assert refused(s.read.put_object, Bucket=s.bucket, Key="lock", Body=b"x", IfMatch='"0"') == \
         ("PreconditionFailed", 412)
     second = s.put("lock", b"second", IfMatch=first)["ETag"]
     assert (second, s.get("lock")["Body"].read()) == (etag(b"second"), b"second")
+    for call in (s.get, lambda **kw: s.read.head_object(Bucket=s.bucket, Key="lock", ChecksumMode="ENABLED", **kw)):
+        kw = {"key": "lock"} if call == s.get else {}
+        assert refused(call, **kw, IfNoneMatch=second) == ("304", 304)
+        assert refused(call, **kw, IfMatch=first)[1] == 412
     upload = s.write.create_multipart_upload(Bucket=s.bucket, Key="lock")["UploadId"]
     part = s.write.upload_part(Bucket=s.bucket, Key="lock", UploadId=upload, PartNumber=1, Body=b"third")
     end = {"Bucket": s.bucket, "Key": "lock", "UploadId": upload,
@@ -265,6 +269,17 @@ def conditions(s):
     assert refused(s.write.complete_multipart_upload, **end, IfNoneMatch="*") == ("PreconditionFailed", 412)
     s.write.complete_multipart_upload(**end, IfMatch=second)
     assert s.get("lock")["Body"].read() == b"third"
+
+
+@scenario
+def refusals(s):
+    """Known from the headers alone, so the answer is ready before the body has come. Small bodies and whole parts."""
+    upload = s.write.create_multipart_upload(Bucket=s.bucket, Key="k")["UploadId"]
+    s.write.abort_multipart_upload(Bucket=s.bucket, Key="k", UploadId=upload)
+    for body in [b"x"] * 20 + [bytes(8 * MIB)]:
+        assert refused(s.write.upload_part, Bucket=s.bucket, Key="k", UploadId=upload, PartNumber=1,
+                       Body=io.BytesIO(body)) == ("NoSuchUpload", 404)
+        assert refused(s.write.put_object, Bucket=s.bucket + "-not", Key="k", Body=body) == ("NoSuchBucket", 404)
 
 
 @scenario

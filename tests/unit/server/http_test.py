@@ -435,6 +435,26 @@ class Bodies(Base):
         a, body = self.raw.request('PUT', '/nobody-has-it/k', random_bytes(3 << 20))
         self.assertEqual(a.status, 404, body)
 
+    def test_refused_with_a_chunked_body_on_the_way(self):
+        """boto3 over https asks for "100 Continue" and sends its chunked body without waiting for it. The connection
+        must not be closed under it: it is there for the next request."""
+        data = random_bytes(100000)
+        with socket.create_connection(('127.0.0.1', self.zone.port), timeout=10) as s:
+            for _ in range(3):
+                s.sendall(self.raw.head('PUT', '/nobody-has-it/k', {
+                    'Transfer-Encoding': 'chunked', 'Expect': '100-continue', 'Content-Encoding': 'aws-chunked',
+                    'x-amz-trailer': 'x-amz-checksum-crc32', 'x-amz-decoded-content-length': str(len(data))},
+                    'STREAMING-UNSIGNED-PAYLOAD-TRAILER'))
+                time.sleep(0.1)
+                crc = base64.b64encode(zlib.crc32(data).to_bytes(4, 'big'))
+                for piece in (b'%x\r\n%s\r\n' % (len(data), data), b'0\r\nx-amz-checksum-crc32:%s\r\n\r\n' % crc):
+                    s.sendall(b'%x\r\n%s\r\n' % (len(piece), piece))
+                s.sendall(b'0\r\n\r\n')
+                a = http.client.HTTPResponse(s, method='PUT')
+                a.begin()
+                self.assertEqual(a.status, 404)
+                self.assertIn(b'NoSuchBucket', a.read())
+
     def test_lengths(self):
         b = self.bucket()
         with socket.create_connection(('127.0.0.1', self.zone.port), timeout=10) as s:
