@@ -34,6 +34,9 @@ check mutations 7200 tests/sim/mutations.sh
 check spin 3600 tests/spin/run.sh
 # The long checker, if the system tests know that marker: random faults over a region for half an hour.
 check random-faults 5400 env NEF_SOAK=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system -m soak
+# The tests of Debian 12's boto3 once more, with the one that sends trailers.
+check boto3-trailers 600 env PYTHONPATH="$PWD/build-boto3/usr/lib/python3/dist-packages" \
+    /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py
 check cppcheck 1800 cppcheck --quiet --error-exitcode=1 --std=c11 --language=c -Isrc \
     --enable=warning,portability --inline-suppr --suppress=missingIncludeSystem --suppress=unknownMacro src
 check analyzer 3600 tools/analyzer.sh
