@@ -61,12 +61,13 @@ NEF_MUST_CHECK nef_err nef_gguf_parse(const uint8_t *data, size_t bytes, char *o
 void nef_gguf_free(struct nef_gguf *file);
 
 uint32_t nef_gguf_version(const struct nef_gguf *file);
+size_t nef_gguf_header_bytes(const struct nef_gguf *file); /* everything before the tensors' data and its padding */
 uint32_t nef_gguf_tensor_count(const struct nef_gguf *file);
 const struct nef_gguf_tensor *nef_gguf_tensor_at(const struct nef_gguf *file, uint32_t index);
 const struct nef_gguf_tensor *nef_gguf_tensor(const struct nef_gguf *file, const char *name); /* NULL: none */
 
 /* Values by key. NEF_E_NOT_FOUND when the key is absent, NEF_E_INVALID when it has another type or doesn't fit; any
- * integer type is taken for u64 (if not negative), F32 and F64 for f64. */
+ * integer type is taken for u64 (if not negative), F32 and F64 for f64. NEF_E_RANGE: beyond an array's end. */
 NEF_MUST_CHECK nef_err nef_gguf_u64(const struct nef_gguf *file, const char *key, uint64_t *out_value);
 NEF_MUST_CHECK nef_err nef_gguf_f64(const struct nef_gguf *file, const char *key, double *out_value);
 NEF_MUST_CHECK nef_err nef_gguf_bool(const struct nef_gguf *file, const char *key, bool *out_value);
@@ -81,7 +82,8 @@ NEF_MUST_CHECK nef_err nef_gguf_array_u64(const struct nef_gguf *file, const cha
 NEF_MUST_CHECK nef_err nef_gguf_array_f64(const struct nef_gguf *file, const char *key, uint64_t index,
                                           double *out_value);
 
-/* One row of a tensor as floats, by docs/numerics.md section 3 (embedding). out: dims[0] floats. */
+/* One row of a tensor as floats, by docs/numerics.md section 3 (embedding). row: below dims[1] * dims[2] * dims[3];
+ * out: dims[0] floats. Any thread. */
 void nef_gguf_row(const struct nef_gguf_tensor *tensor, uint64_t row, float *out);
 
 #endif
