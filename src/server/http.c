@@ -19,13 +19,10 @@
  *
  * Only the listener's thread parks. A CLOSED request is never resumed. */
 #include "server/http.h"
-#include <errno.h>
-#include <fcntl.h>
 #include <microhttpd.h>
-#include <netdb.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -33,12 +30,11 @@
 #include <unistd.h>
 #include "base/assert.h"
 #include "base/limits.h"
-#include "base/trace.h"
+#include "server/http_internal.h"
 
 #define CONNECTION_MEMORY                                                                          \
     ((size_t)40 << 10) /* headers of 16 KiB, the answer's, and body reads; cleared for each request */
-#define LISTEN_BACKLOG 1024
-#define PEM_BYTES_MAX  (1u << 20)
+#define CHUNK_BLOCK_BYTES ((size_t)16 << 10) /* of a stream of unknown length */
 #define STOP_POLL_US   2000
 
 enum park { PARK_IDLE, PARK_NOTIFIED, PARK_PARKED, PARK_CLOSED };
@@ -49,6 +45,7 @@ struct nef_http {
     struct nef_http_handler handler;
     uint16_t port;
     char *cert, *key;
+    char *unix_path; /* unlinked at the end */
     int quiesced_fd;
     atomic_bool closing;
     atomic_uint parked;
@@ -71,6 +68,7 @@ struct nef_http_request {
     bool failed; /* no memory for the answer */
     uint64_t drained;
     struct nef_http_stream stream;
+    bool endless; /* the stream's length is not known */
     char target[];
 };
 
@@ -133,6 +131,17 @@ static bool park(struct nef_http_request *r)
         atomic_fetch_sub(&r->http->parked, 1);
     }
     return true;
+}
+
+bool nef_http_gone(const struct nef_http_request *r)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    struct pollfd look = {.events = POLLRDHUP};
+
+    if (info == NULL)
+        return true;
+    look.fd = info->connect_fd;
+    return poll(&look, 1, 0) > 0 && (look.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
 /* ---- the request as it came ---- */
@@ -437,6 +446,8 @@ static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
     (void)at;
     if (bytes > 0)
         return (ssize_t)bytes;
+    if (bytes == NEF_HTTP_STREAM_END && r->endless)
+        return MHD_CONTENT_READER_END_OF_STREAM;
     if (bytes == 0 && park(r))
         return 0;
     /* The library marks the connection closed but, with epoll, looks at it again only when
@@ -461,7 +472,11 @@ void nef_http_answer_stream(struct nef_http_request *r, unsigned status, uint64_
     struct MHD_Response *response;
     size_t block = bytes < NEF_HTTP_BLOCK_BYTES ? (size_t)bytes : NEF_HTTP_BLOCK_BYTES;
 
+    _Static_assert(NEF_HTTP_LENGTH_UNKNOWN == MHD_SIZE_UNKNOWN, "handed through");
     NEF_ASSERT(bytes > 0);
+    r->endless = bytes == NEF_HTTP_LENGTH_UNKNOWN;
+    if (r->endless)
+        block = CHUNK_BLOCK_BYTES;
     r->stream = *stream;
     nef_http_ref(r);
     response = MHD_create_response_from_callback(bytes, block, on_read, r, on_read_done);
@@ -490,87 +505,22 @@ void nef_http_answer_close(struct nef_http_request *r)
 
 /* ---- listeners ---- */
 
-static nef_err fail(const char *what, const struct nef_host_port *listen, const char *why,
-                    nef_err err)
-{
-    char text[NEF_HOST_PORT_TEXT];
-
-    nef_host_port_text(listen, text);
-    nef_trace(NEF_TRACE_ERROR, "http_start_failed", "s:what", what, "s:address", text, "s:why", why,
-              NULL);
-    return err;
-}
-
-static nef_err open_socket(const struct nef_host_port *listen_at, int *out_fd, uint16_t *out_port)
-{
-    struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    struct addrinfo *found = NULL;
-    struct sockaddr_storage bound;
-    socklen_t bound_bytes = sizeof(bound);
-    char port[8];
-    int one = 1, fd = -1;
-    nef_err err = NEF_OK;
-
-    (void)snprintf(port, sizeof(port), "%u", listen_at->port);
-    if (getaddrinfo(listen_at->host, port, &hints, &found) != 0)
-        return fail("resolve", listen_at, "no such address", NEF_E_CONFIG);
-    fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0) {
-        err = fail("socket", listen_at, strerror(errno), NEF_E_SYSTEM);
-        goto out;
-    }
-    if (bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, LISTEN_BACKLOG) != 0 ||
-        getsockname(fd, (struct sockaddr *)&bound, &bound_bytes) != 0) {
-        err = fail("bind", listen_at, strerror(errno), NEF_E_CONFIG);
-        goto out;
-    }
-    /* sin_port and sin6_port stand at the same place. */
-    *out_port = (uint16_t)(((const uint8_t *)&bound)[2] << 8 | ((const uint8_t *)&bound)[3]);
-    *out_fd = fd;
-    fd = -1;
-out:
-    if (fd >= 0)
-        (void)close(fd);
-    freeaddrinfo(found);
-    return err;
-}
-
-static nef_err read_pem(const char *path, char **out_text)
-{
-    FILE *file = fopen(path, "re");
-    char *text = NULL;
-    size_t bytes = 0;
-    nef_err err = NEF_E_CONFIG;
-
-    if (file == NULL)
-        return NEF_E_CONFIG;
-    text = malloc(PEM_BYTES_MAX + 1);
-    if (text == NULL) {
-        err = NEF_E_NOMEM;
-        goto out;
-    }
-    bytes = fread(text, 1, PEM_BYTES_MAX + 1, file);
-    if (ferror(file) || bytes == 0 || bytes > PEM_BYTES_MAX)
-        goto out;
-    text[bytes] = '\0';
-    *out_text = text;
-    text = NULL;
-    err = NEF_OK;
-out:
-    if (text != NULL)
-        explicit_bzero(text, bytes);
-    free(text);
-    (void)fclose(file);
-    return err;
-}
-
 /* Query arguments are parsed from the raw target by whoever needs them. */
 static size_t keep_escaped(void *context, struct MHD_Connection *connection, char *text)
 {
     (void)context;
     (void)connection;
     return strlen(text);
+}
+
+static void release(struct nef_http *http)
+{
+    if (http->key != NULL)
+        explicit_bzero(http->key, strlen(http->key));
+    free(http->key);
+    free(http->cert);
+    free(http->unix_path);
+    free(http);
 }
 
 nef_err nef_http_start(const struct nef_http_options *options, struct nef_http **out_http)
@@ -593,11 +543,11 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
     http->handler = options->handler;
     http->quiesced_fd = -1;
     if (options->cert_file != NULL) {
-        err = read_pem(options->cert_file, &http->cert);
+        err = nef_http_read_pem(options->cert_file, &http->cert);
         if (err == NEF_OK)
-            err = read_pem(options->key_file, &http->key);
+            err = nef_http_read_pem(options->key_file, &http->key);
         if (err != NEF_OK) {
-            (void)fail("tls", &options->listen, "certificate or key can't be read", err);
+            err = nef_http_start_failed("tls", options, "certificate or key can't be read", err);
             goto out;
         }
         tls[0].ptr_value = http->cert;
@@ -605,7 +555,14 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
         extra = tls;
         flags |= MHD_USE_TLS;
     }
-    err = open_socket(&options->listen, &fd, &http->port);
+    if (options->unix_path != NULL) {
+        http->unix_path = strdup(options->unix_path);
+        if (http->unix_path == NULL) {
+            err = NEF_E_NOMEM;
+            goto out;
+        }
+    }
+    err = nef_http_open_socket(options, &fd, &http->port);
     if (err != NEF_OK)
         goto out;
     http->daemon =
@@ -623,23 +580,22 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
                          MHD_OPTION_ARRAY, extra,                                          /* */
                          MHD_OPTION_END);
     if (http->daemon == NULL) {
-        err = fail("start", &options->listen,
-                   options->cert_file != NULL ? "the library refused (certificate and key?)"
-                                              : "the library refused",
-                   NEF_E_CONFIG);
+        err = nef_http_start_failed("start", options,
+                                    options->cert_file != NULL ? "the library refused (certificate and key?)"
+                                                               : "the library refused",
+                                    NEF_E_CONFIG);
         goto out;
     }
     fd = -1; /* the daemon's */
     *out_http = http;
     return NEF_OK;
 out:
-    if (fd >= 0)
+    if (fd >= 0) {
+        if (http->unix_path != NULL)
+            nef_http_remove_socket(http->unix_path, fd);
         (void)close(fd);
-    if (http->key != NULL)
-        explicit_bzero(http->key, strlen(http->key));
-    free(http->key);
-    free(http->cert);
-    free(http);
+    }
+    release(http);
     return err;
 }
 
@@ -658,8 +614,15 @@ uint32_t nef_http_connections(const struct nef_http *http)
 
 void nef_http_quiesce(struct nef_http *http)
 {
-    if (http->quiesced_fd < 0)
-        http->quiesced_fd = MHD_quiesce_daemon(http->daemon);
+    if (http->quiesced_fd >= 0)
+        return;
+    if (http->unix_path != NULL) { /* while it still answers: see nef_http_remove_socket */
+        const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);
+
+        if (info != NULL)
+            nef_http_remove_socket(http->unix_path, info->listen_fd);
+    }
+    http->quiesced_fd = MHD_quiesce_daemon(http->daemon);
 }
 
 void nef_http_stop(struct nef_http *http)
@@ -675,9 +638,5 @@ void nef_http_stop(struct nef_http *http)
     MHD_stop_daemon(http->daemon);
     if (http->quiesced_fd >= 0)
         (void)close(http->quiesced_fd);
-    if (http->key != NULL)
-        explicit_bzero(http->key, strlen(http->key));
-    free(http->key);
-    free(http->cert);
-    free(http);
+    release(http);
 }

@@ -50,6 +50,7 @@ struct nef_http_handler {
 
 struct nef_http_options {
     struct nef_host_port listen;      /* port 0: the system chooses */
+    const char *unix_path;            /* NULL, or: listen on this Unix socket, and `listen` is not looked at */
     const char *cert_file, *key_file; /* PEM; NULL: plain HTTP */
     uint32_t connections_max;
     uint32_t threads;
@@ -87,6 +88,9 @@ bool nef_http_headers_too_large(const struct nef_http_request *r);
 
 void nef_http_ref(struct nef_http_request *r);
 void nef_http_unref(struct nef_http_request *r);
+/* The client closed its connection, or its half of it. In the listener's thread (the handler's calls, a stream's read): a
+ * parked connection isn't watched, so who wants to know is woken from time to time and asks. */
+bool nef_http_gone(const struct nef_http_request *r);
 /* Any thread that holds a reference. */
 void nef_http_wake(struct nef_http_request *r);
 
@@ -103,7 +107,10 @@ void nef_http_answer_tracked(struct nef_http_request *r, unsigned status, void *
 void nef_http_answer_head(struct nef_http_request *r, unsigned status, uint64_t bytes);
 /* BYTES bytes from `read`, which is called in the listener's thread: > 0 bytes written to out, 0:
  * wait for a wake, < 0: close the connection. done: called once, when the stream is no longer
- * needed. */
+ * needed. With NEF_HTTP_LENGTH_UNKNOWN (chunked transfer; HTTP/1.0 clients see the end of the connection) read
+ * returns NEF_HTTP_STREAM_END at the end. */
+#define NEF_HTTP_LENGTH_UNKNOWN UINT64_MAX
+#define NEF_HTTP_STREAM_END     INT64_MIN
 struct nef_http_stream {
     int64_t (*read)(void *context, uint8_t *out, size_t max);
     void (*done)(void *context);

@@ -1,0 +1,17 @@
+/* What http.c and http_listen.c share; for nobody else. */
+#ifndef NEF_SERVER_HTTP_INTERNAL_H
+#define NEF_SERVER_HTTP_INTERNAL_H
+
+#include "server/http.h"
+
+/* A listening socket where OPTIONS say. out_port: 0 for a Unix socket. Errors: as nef_http_start. */
+NEF_MUST_CHECK nef_err nef_http_open_socket(const struct nef_http_options *options, int *out_fd, uint16_t *out_port);
+/* Take a Unix socket's file away, if it is the one that FD listens on. */
+void nef_http_remove_socket(const char *path, int fd);
+/* *out_text is malloc'd; the caller wipes it. Errors: NEF_E_CONFIG, NEF_E_NOMEM. */
+NEF_MUST_CHECK nef_err nef_http_read_pem(const char *path, char **out_text);
+/* Traces what failed; returns ERR. */
+NEF_MUST_CHECK nef_err nef_http_start_failed(const char *what, const struct nef_http_options *options, const char *why,
+                                             nef_err err);
+
+#endif
