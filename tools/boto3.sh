@@ -45,7 +45,7 @@ mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
 echo "deb [signed-by=$keyring] $mirror $suite main" >"$work/sources.list"
 options=(-q -o Dir::Etc::SourceList="$work/sources.list" -o Dir::Etc::SourceParts=- -o Dir::State="$work"
     -o Dir::State::Lists="$work/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$work/cache"
-    -o Acquire::Languages=none -o APT::Sandbox::User=)
+    -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User=)
 if ! apt-get "${options[@]}" update >"$work/log" 2>&1; then
     cat "$work/log" >&2
     say "Debian's index of $suite could not be fetched from $mirror"

@@ -45,7 +45,8 @@ fi
 echo "installing ${still[*]}"
 # A fresh machine may be installing its own updates: wait for it. Its package index may be absent or name versions
 # that the mirror no longer has, so it is refreshed; a mirror of somebody else's that doesn't answer isn't fatal.
-apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300
+    -o Acquire::Retries=3)
 "${apt[@]}" update || echo "packages.sh: the package index could not be refreshed; going on with what is there" >&2
 
 # Debian starts etcd and haproxy as services when they are installed. A region brings its own, and the
