@@ -45,4 +45,16 @@
 #define NEF_CONFIG_FILE_MAX   (1u << 20)
 #define NEF_ETCD_ANSWER_MAX   (1u << 20)
 
+/* inference API */
+#define NEF_INFER_BODY_MAX            (8u << 20)    /* of a request: 40,960 tokens of text are about 200 KB */
+#define NEF_INFER_BODIES_MAX          (256ull << 20) /* of all requests at once */
+#define NEF_INFER_BODY_SECONDS_MAX    120u          /* until a body is in */
+#define NEF_INFER_JSON_CONTAINERS_MAX 65536u        /* arrays and objects of a body: each takes some 100 bytes */
+#define NEF_INFER_JSON_VALUES_MAX     1048576u      /* token ids, above all */
+#define NEF_INFER_PROMPTS_MAX         64u           /* of one completion request */
+#define NEF_INFER_STOP_BYTES_MAX      256u          /* of a stop string; so much text is held back at most */
+#define NEF_INFER_TOOLS_MAX           128u          /* as OpenAI */
+#define NEF_INFER_CONNECTIONS_MAX     1024u         /* each costs about 50 KB */
+#define NEF_INFER_WAITING_MAX         256u          /* requests that wait for a slot */
+
 #endif
