@@ -57,4 +57,13 @@
 #define NEF_INFER_CONNECTIONS_MAX     1024u         /* each costs about 50 KB */
 #define NEF_INFER_WAITING_MAX         256u          /* requests that wait for a slot */
 
+/* model files: the largest dense Qwen (72B) has 80 layers, width 8192, ffn 29568, 64 heads, a vocabulary of 152,064 */
+#define NEF_MODEL_LAYERS_MAX  1024u
+#define NEF_MODEL_WIDTH_MAX   (1u << 17)       /* of a row of activations; a dot product's int32 sums are per 32 columns */
+#define NEF_MODEL_HEADS_MAX   1024u
+#define NEF_MODEL_GROUP_MAX   64u              /* heads that share one kv head: rows of one attention task */
+#define NEF_MODEL_VOCAB_MAX   (1u << 20)
+#define NEF_MODEL_CONTEXT_MAX (1u << 24)
+#define NEF_MODEL_FILES_MAX   256u             /* of a split model */
+
 #endif

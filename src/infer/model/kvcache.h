@@ -35,10 +35,11 @@ uint32_t nef_kv_pages_free(const struct nef_kv_cache *cache); /* unused, or held
 NEF_MUST_CHECK nef_err nef_kv_sequence_open(struct nef_kv_cache *cache, const uint8_t salt[32], const uint32_t *tokens,
                                             uint32_t count, uint32_t *out_cached, struct nef_kv_sequence **out_sequence);
 void nef_kv_sequence_close(struct nef_kv_sequence *sequence); /* its full pages stay findable */
-/* Pages for positions below POSITIONS. NEF_E_BUSY: none free now; the sequence is as before. */
+/* Pages for positions below POSITIONS. NEF_E_BUSY: not enough are free now; NEF_E_NOMEM. Then the sequence is as before. */
 NEF_MUST_CHECK nef_err nef_kv_reserve(struct nef_kv_sequence *sequence, uint32_t positions);
 uint32_t nef_kv_reserved(const struct nef_kv_sequence *sequence); /* positions that pages exist for */
-/* Say which token was computed at which position (in order, after the forward pass): makes full pages findable. */
+/* Say which token was computed at which position (in order, after the forward pass): makes full pages findable. A page that another
+ * sequence has made findable in the meantime takes the place of this one's (their bits are equal). */
 void nef_kv_note(struct nef_kv_sequence *sequence, uint32_t position, uint32_t token);
 
 /* For the forward pass: the K or V part of a page. page: index in the sequence. */

@@ -58,8 +58,14 @@ const struct nef_gguf *nef_model_metadata(const struct nef_model *model);
 uint64_t nef_model_file_bytes(const struct nef_model *model);
 uint64_t nef_model_weight_bytes(const struct nef_model *model); /* read once by a decode step: for --bench */
 
-/* A row of a batch: a token of a sequence at a position. Rows of one sequence in a batch have ascending positions, and
- * the cache holds all positions before the first of them. */
+/* Type of the cache that loses nothing against the weights: F32 where they are F32 or F16, else BF16. */
+enum nef_kv_type nef_model_kv_default(const struct nef_model *model);
+/* What it was loaded with: a thread that calls forward enters these kernels first; work beside it may use the pool. */
+const struct nef_kernels *nef_model_kernels(const struct nef_model *model);
+struct nef_pool *nef_model_pool(const struct nef_model *model);
+
+/* A row of a batch: a token of a sequence at a position. Rows of one sequence in a batch stand together and have consecutive
+ * positions, and the cache holds all positions before the first of them. */
 struct nef_row {
     struct nef_kv_sequence *sequence;
     uint32_t token, position;
@@ -69,8 +75,8 @@ struct nef_row {
 
 /* Run ROWS rows (1 .. NEF_BATCH_ROWS_MAX): writes their keys and values into the sequences' pages (which must exist:
  * nef_kv_reserve) and logits of the wanted rows, in row order, vocab floats each, to out_logits. One caller at a time per
- * model; uses the pool's threads. Errors: NEF_E_RANGE (a token not in the vocabulary, a position beyond the pages; nothing
- * was done), NEF_E_NOMEM. */
+ * model; uses the pool's threads. Errors: NEF_E_RANGE (a token not in the vocabulary, a position beyond the pages, rows not as
+ * above, a cache of another shape; nothing was done). */
 NEF_MUST_CHECK nef_err nef_model_forward(struct nef_model *model, const struct nef_row *rows, uint32_t count,
                                          float *out_logits);
 
