@@ -78,7 +78,8 @@ NEF_MUST_CHECK nef_err nef_log_sync(struct nef_log *log, uint64_t *out_durable);
  * segments that are durable. Any background thread, about once a second. Errors are not sticky. */
 NEF_MUST_CHECK nef_err nef_log_prepare(struct nef_log *log);
 
-/* Cut everything at and above TO (a record place): unlink later segments, zero-fill, sync; the end is TO.
+/* Cut everything at and above TO (a record place): unlink later segments, zero-fill, sync; the end is TO. At
+ * NEF_SEGMENT_HEADER_BYTES, also of a log that begins later, nothing is left, and the log begins there again.
  * No read, sync or append may run. Blocking. */
 NEF_MUST_CHECK nef_err nef_log_truncate(struct nef_log *log, uint64_t to);
 
@@ -119,6 +120,10 @@ NEF_MUST_CHECK nef_err nef_log_drop(struct nef_log *log, uint64_t segment);
 NEF_MUST_CHECK nef_err nef_log_erase(struct nef_log *log, uint64_t offset);
 /* The same for many records of one segment at the cost of two syncs in all. */
 NEF_MUST_CHECK nef_err nef_log_erase_many(struct nef_log *log, const uint64_t *offsets, size_t count);
+
+/* The file in the log's directory that holds segment NUMBER, and OFFSET % segment_bytes says where. PURE */
+#define NEF_SEGMENT_NAME_BYTES 32u
+void nef_segment_name(uint64_t number, char out[NEF_SEGMENT_NAME_BYTES]);
 
 /* Numbers of the segments there are, ascending. Returns how many there are; writes at most max. */
 uint32_t nef_log_segments(struct nef_log *log, uint64_t *out_numbers, uint32_t max);

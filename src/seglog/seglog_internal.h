@@ -119,10 +119,9 @@ void nef_epochs_cut(struct nef_epochs *e, uint64_t offset); /* forget what start
 /* ---- segment.c ---- */
 
 enum nef_name_kind { NEF_NAME_OTHER, NEF_NAME_SEGMENT, NEF_NAME_SEAL, NEF_NAME_TEMPORARY, NEF_NAME_CUT };
-#define NEF_NAME_BYTES 32u
+#define NEF_NAME_BYTES NEF_SEGMENT_NAME_BYTES
 #define NEF_CUT_NAME   "truncate"
 
-void nef_segment_name(uint64_t number, char out[NEF_NAME_BYTES]);
 void nef_seal_name(uint64_t number, char out[NEF_NAME_BYTES]);
 enum nef_name_kind nef_name_parse(const char *name, uint64_t *out_number);
 

@@ -117,15 +117,21 @@ nef_err nef_cut_resume(struct nef_log *log, struct nef_numbers *segments, struct
     return NEF_OK;
 }
 
-/* Is TO a place where the log can end? It may be the first place of a segment that isn't created. */
+/* Is TO a place where the log can end? It may be the first place of a segment that isn't created, or was dropped,
+ * or skipped: behind a full one, or at the very beginning, as a log that never had a record. */
 static bool place_exists(struct nef_log *log, uint64_t to)
 {
-    struct nef_segment *seg;
+    uint64_t number = segment_of(log, to);
+    struct nef_segment *seg, *before;
     bool found;
 
     pthread_mutex_lock(&log->lock);
-    seg = nef_segment_find(log, segment_of(log, to));
+    seg = nef_segment_find(log, number);
+    before = number == 0 ? NULL : nef_segment_find(log, number - 1);
     found = seg != NULL && !seg->dropped && to <= seg->end;
+    if (to == segment_first(log, number) &&
+        (number == 0 || (before != NULL && !before->dropped && before->end == segment_border(log, number - 1))))
+        found = true;
     if (to == log->end)
         found = true;
     pthread_mutex_unlock(&log->lock);

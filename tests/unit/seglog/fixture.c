@@ -177,8 +177,10 @@ static void cut_model(struct fix *f, uint64_t to)
     while (f->run_count > 0 && f->runs[f->run_count - 1].end > to)
         f->run_count--;
     f->end = to;
-    for (uint64_t s = to / FIX_SEGMENT_BYTES + 1; s < FIX_SEGMENTS; s++)
-        f->dropped[s] = f->maybe_dropped[s] = false; /* may be created anew */
+    /* may be created anew, the one that TO begins, too */
+    for (uint64_t s = to / FIX_SEGMENT_BYTES + (to % FIX_SEGMENT_BYTES != NEF_SEGMENT_HEADER_BYTES);
+         s < FIX_SEGMENTS; s++)
+        f->dropped[s] = f->maybe_dropped[s] = false;
 }
 
 nef_err fix_truncate(struct fix *f, uint64_t to)

@@ -319,6 +319,57 @@ static void skip_leaves_a_hole(void **state)
     end(&f);
 }
 
+/* A log whose first segments are gone gives up the others, too, and begins at its beginning again. */
+static void discard_all(void **state)
+{
+    struct fix f;
+
+    (void)state;
+    begin(&f, 8);
+    fill(&f, 3);
+    assert_int_equal(fix_drop(&f, 0), NEF_OK);
+    assert_int_equal(fix_drop(&f, 1), NEF_OK);
+    assert_int_equal(nef_log_start(f.log), first_of(2));
+    assert_int_equal(nef_log_truncate(f.log, first_of(1)), NEF_E_INVALID); /* no place of this log, nor its beginning */
+    assert_int_equal(fix_truncate(&f, first_of(0)), NEF_OK);
+    assert_int_equal(nef_log_start(f.log), first_of(0));
+    assert_int_equal(nef_log_end(f.log), first_of(0));
+    assert_int_equal(nef_log_segments(f.log, NULL, 0), 0);
+    reopen(&f);
+    assert_int_equal(f.end, first_of(0));
+    f.epoch++;
+    fill(&f, 2);
+    reopen(&f);
+    assert_int_equal(nef_log_start(f.log), first_of(0));
+
+    /* and goes on later, as an empty one does */
+    assert_int_equal(fix_drop(&f, 0), NEF_OK);
+    assert_int_equal(nef_log_pin(f.log, first_of(1)), NEF_OK); /* somebody still reads */
+    assert_int_equal(fix_truncate(&f, first_of(0)), NEF_OK);
+    nef_log_unpin(f.log, first_of(1));
+    assert_int_equal(fix_skip(&f, first_of(3)), NEF_OK);
+    fill(&f, 4);
+    reopen(&f);
+    assert_int_equal(nef_log_start(f.log), first_of(3));
+    end(&f);
+
+    /* a hole behind a full segment: the log can end where the hole begins */
+    begin(&f, 9);
+    while (f.end <= first_of(1))
+        assert_int_equal(fix_append(&f, 1, 900), NEF_OK);
+    assert_int_equal(fix_truncate(&f, first_of(1)), NEF_OK);
+    assert_int_equal(fix_sync(&f), NEF_OK);
+    assert_int_equal(fix_skip(&f, first_of(4)), NEF_OK);
+    fill(&f, 5);
+    assert_int_equal(nef_log_present_until(f.log, first_of(0)), first_of(1));
+    assert_int_equal(fix_truncate(&f, first_of(1)), NEF_OK);
+    reopen(&f);
+    assert_int_equal(f.end, first_of(1));
+    fill(&f, 2);
+    reopen(&f);
+    end(&f);
+}
+
 static nef_err scrub(struct fix *f, uint64_t segment, uint8_t digest[32], uint64_t *out_bad)
 {
     struct nef_scrub *s;
@@ -618,6 +669,7 @@ int main(void)
         cmocka_unit_test(reads_stay_inside),      cmocka_unit_test(drop_and_pin),
         cmocka_unit_test(dropping_all_keeps_the_end), cmocka_unit_test(erase_leaves_the_header),
         cmocka_unit_test(truncate_anywhere),      cmocka_unit_test(skip_leaves_a_hole),
+        cmocka_unit_test(discard_all),
         cmocka_unit_test(scrub_and_repair),       cmocka_unit_test(scrub_finishes_an_erase),
         cmocka_unit_test(full_disk_changes_nothing), cmocka_unit_test(many_segments_few_files),
         cmocka_unit_test(threads_work_together),

@@ -47,7 +47,7 @@ static nef_err one_operation(struct fix *f)
     if (what < 88)
         return nef_log_prepare(f->log);
     if (what < 91) {
-        at = pick_run_end(f);
+        at = fix_below(f, 8) == 0 ? NEF_SEGMENT_HEADER_BYTES : pick_run_end(f); /* all of it, or a part */
         err = fix_truncate(f, at);
         return err == NEF_E_INVALID ? NEF_OK : err; /* beside a hole */
     }
