@@ -25,6 +25,7 @@ void nef_backup_unfollow(struct nef_repl *r)
     r->handover_asked = 0;
     for (uint32_t c = 0; c < r->config.cell_count; c++) {
         r->cells[c].primary_commit = 0;
+        r->cells[c].primary_bad = false;
         r->cells[c].skip_wanted = false;
         if (!r->cells[c].must_cut)
             r->cells[c].cut_wanted = false; /* a cut under way goes on: nef_catchup_cut_done */
@@ -90,8 +91,10 @@ void nef_backup_state(struct nef_repl *r, uint32_t peer, const struct nef_state 
         nef_backup_unfollow(r);
         return;
     }
-    for (uint32_t c = 0; c < r->config.cell_count; c++)
+    for (uint32_t c = 0; c < r->config.cell_count; c++) {
         learn_commit(r, c, s->cells[c].commit);
+        r->cells[c].primary_bad = s->cells[c].flags & NEF_STATE_UNREADABLE;
+    }
 }
 
 /* ---- syncs ------------------------------------------------------------------------------------------------ */
@@ -152,7 +155,8 @@ void nef_backup_send_state(struct nef_repl *r, uint32_t peer)
         s.cells[c].end = r->cells[c].end;
         s.cells[c].durable = r->cells[c].durable;
         s.cells[c].commit = r->cells[c].commit;
-        s.cells[c].flags = p->gap[c] ? NEF_STATE_GAP : 0;
+        s.cells[c].flags = (uint8_t)((p->gap[c] ? NEF_STATE_GAP : 0u) |
+                                     (nef_primary_blocks(r, p, c) ? NEF_STATE_UNREADABLE : 0u));
         p->gap[c] = false;
     }
     p->state_due = false;

@@ -92,11 +92,56 @@ static void send_join(struct nef_repl *r, uint32_t peer)
     w = nef_repl_body(r, NEF_MESSAGE_HEAD_MAX);
     nef_join_encode(&w, &j);
     for (uint32_t c = 0; c < r->config.cell_count; c++)
-        nef_join_cell_encode(&w, r->cells[c].start, r->cells[c].end, &r->cells[c].epochs, entries);
+        nef_join_cell_encode(&w, NEF_MIN(nef_repl_log_start(r, c), r->cells[c].end), r->cells[c].end,
+                             &r->cells[c].epochs, entries);
     nef_repl_send(r, NEF_ACT_SEND, peer, NEF_MSG_JOIN, &w, 0);
     r->following = FOLLOWING_ASKED;
     r->follow_peer = peer;
     r->follow_asked_at = r->now;
+}
+
+/* Where CELL's log is cut so that nothing above CUT is left: CUT itself, or where the hole begins in which it
+ * lies. (Skipped segments leave holes, and a log can end at the edge of one only.) */
+static uint64_t cut_place(const struct nef_repl *r, uint32_t c, uint64_t cut)
+{
+    uint64_t at = nef_repl_log_start(r, c);
+
+    while (cut >= at && cut < r->cells[c].end) {
+        uint64_t until = r->config.present_until(r->config.context, c, at);
+
+        if (cut <= until)
+            break;
+        at = r->config.next_present(r->config.context, c, until);
+        NEF_ASSERT(at > until);
+        if (cut < at)
+            return until;
+    }
+    return cut;
+}
+
+/* The shared prefix ends in a hole of our log: what lies behind the hole isn't shared, and what lies in it the
+ * primary may have. Go back to where the hole begins, and ask again from there. */
+static void leave_hole(struct nef_repl *r, const struct nef_message *m)
+{
+    struct nef_reader reader = nef_reader_of(m->body, m->body_bytes);
+    struct nef_joined j;
+    struct nef_joined_cell jc;
+
+    nef_backup_unfollow(r);
+    if (nef_joined_decode(&reader, &j) != NEF_OK)
+        NEF_ASSERT(false); /* decoded before */
+    for (uint32_t c = 0; c < j.cell_count; c++) {
+        uint64_t place;
+
+        if (nef_joined_cell_decode(&reader, &jc) != NEF_OK)
+            NEF_ASSERT(false);
+        place = cut_place(r, c, jc.cut);
+        if (place == jc.cut)
+            continue;
+        r->cells[c].cut_wanted = true;
+        r->cells[c].cut_to = place;
+        r->cells[c].join_epoch = 0;
+    }
 }
 
 void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_message *m)
@@ -104,6 +149,7 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
     struct nef_reader reader = nef_reader_of(m->body, m->body_bytes);
     struct nef_joined j;
     struct nef_joined_cell jc;
+    bool in_hole = false;
 
     if (nef_joined_decode(&reader, &j) != NEF_OK || j.cell_count != r->config.cell_count)
         return;
@@ -112,16 +158,25 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
     if (r->unfit != NEF_OK && nef_group_has(&r->group, &r->config.replica))
         return; /* what is wrong with this disk must stay visible until the record is without it */
     for (uint32_t c = 0; c < j.cell_count; c++) { /* all of it is good, or nothing is done */
-        if (nef_joined_cell_decode(&reader, &jc) != NEF_OK || jc.cut > r->cells[c].end ||
-            jc.cut < r->cells[c].start)
+        uint64_t place;
+
+        if (nef_joined_cell_decode(&reader, &jc) != NEF_OK || jc.cut > r->cells[c].end)
             return;
+        if (jc.cut < nef_repl_log_start(r, c) && jc.cut != NEF_SEGMENT_HEADER_BYTES)
+            return; /* segments were dropped since we asked */
+        place = cut_place(r, c, jc.cut);
+        in_hole = in_hole || place != jc.cut;
         /* A change of ours that is pending promises what we hold: it must stay true if it wins (R10). */
         if (r->cas.pending && nef_group_has(&r->cas.group, &r->config.replica) &&
-            jc.cut < r->cas.group.first_offset[c])
+            place < r->cas.group.first_offset[c])
             return;
     }
     if (nef_reader_end(&reader) != NEF_OK)
         return;
+    if (in_hole) {
+        leave_hole(r, m);
+        return;
+    }
     reader = nef_reader_of(m->body, m->body_bytes);
     if (nef_joined_decode(&reader, &j) != NEF_OK)
         return;
@@ -132,14 +187,6 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
 
         if (nef_joined_cell_decode(&reader, &jc) != NEF_OK)
             NEF_ASSERT(false); /* decoded above */
-        /* A skip that no record followed: the primary's table can place the cut in the hole below our end. No
-         * whole record of ours lies above it, so there is nothing to cut but damage, and the stream goes on at
-         * our end. */
-        if (jc.cut < cell->end &&
-            r->config.next_present(r->config.context, c, jc.cut) >= cell->end) {
-            jc.cut = cell->end;
-            jc.from = NEF_MAX(jc.from, jc.cut);
-        }
         cell->cut_wanted = cell->must_cut || jc.cut < cell->end;
         cell->cut_to = jc.cut;
         cell->skip_wanted = jc.from > jc.cut;
@@ -237,7 +284,9 @@ void nef_catchup_follower(struct nef_repl *r)
 
 /* ---- primary: reconciling ------------------------------------------------------------------------------------- */
 
-/* Where the joiner's log must be cut and where the stream begins. */
+/* Where the joiner's log must be cut and where the stream begins. One that has dropped what the logs share (its
+ * history went another way since, or is too long ago for the tables) shares nothing that it still holds, and may
+ * even begin above our end: it discards all of it, and begins as an empty one. */
 static void place_joiner(struct nef_repl *r, uint32_t c, const struct nef_join_cell *jc,
                          uint64_t *out_cut, uint64_t *out_from)
 {
@@ -246,7 +295,9 @@ static void place_joiner(struct nef_repl *r, uint32_t c, const struct nef_join_c
 
     if (NEF_MUTATION_IS(8))
         cut = NEF_MIN(jc->end, cell->end);
-    cut = NEF_MIN(NEF_MAX(cut, jc->start), jc->end);
+    cut = NEF_MIN(cut, jc->end);
+    if (cut < jc->start)
+        cut = NEF_SEGMENT_HEADER_BYTES;
     *out_cut = cut;
     *out_from = NEF_MAX(cut, r->config.next_present(r->config.context, c, cut));
 }
@@ -328,6 +379,15 @@ static bool near_tail(const struct nef_repl *r, const struct peer *p)
     return left <= r->config.window_bytes; /* what may be under way to it at any time */
 }
 
+/* It can't get what it lacks for now: counted, it would hold up every write. */
+static bool blocked(const struct nef_repl *r, const struct peer *p)
+{
+    for (uint32_t c = 0; c < r->config.cell_count; c++)
+        if (nef_primary_blocks(r, p, c))
+            return true;
+    return false;
+}
+
 static void count(struct nef_repl *r, struct peer *p)
 {
     p->counted = true;
@@ -388,11 +448,11 @@ void nef_catchup_primary(struct nef_repl *r)
         if (p->counted) {
             if (reached(r, p) && nef_lease_held(r, p))
                 add(r, p);
-            else if (!p->up || r->now >= p->counted_at + r->config.lease_ns)
+            else if (!p->up || blocked(r, p) || r->now >= p->counted_at + r->config.lease_ns)
                 uncount(r, p);
         } else if (p->up && p->follow == FOLLOW_STREAMING && p->stream_epoch == r->group.epoch &&
                    r->acting && !r->own_stalled && r->now >= p->count_not_before && near_tail(r, p) &&
-                   nef_lease_held(r, p)) {
+                   !blocked(r, p) && nef_lease_held(r, p)) {
             count(r, p);
         }
     }

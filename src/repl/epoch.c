@@ -85,6 +85,11 @@ int32_t nef_repl_primary_peer(const struct nef_repl *r)
     return nef_repl_peer_of(r, &r->group.members[r->group.primary[0]].replica);
 }
 
+uint64_t nef_repl_log_start(const struct nef_repl *r, uint32_t c)
+{
+    return r->config.next_present(r->config.context, c, NEF_SEGMENT_HEADER_BYTES);
+}
+
 bool nef_repl_suspect(const struct nef_repl *r, const struct nef_id *replica)
 {
     uint64_t wait = r->config.preferred ? 0 : r->config.second_wait_ns;
@@ -153,8 +158,10 @@ static void roles_changed(struct nef_repl *r, const struct nef_group *old, bool 
         p->lease_epoch = 0;
     }
     if (r->won && !was_primary)
-        for (uint32_t c = 0; c < r->config.cell_count; c++)
+        for (uint32_t c = 0; c < r->config.cell_count; c++) {
             r->cells[c].base = r->cells[c].end;
+            r->cells[c].bad_wait = 0;
+        }
     if (!nef_id_equal(&before, &after) ||
         (nef_group_has(old, &r->config.replica) && !nef_group_has(&r->group, &r->config.replica)))
         nef_backup_unfollow(r);
@@ -260,7 +267,7 @@ static void record_absent(struct nef_repl *r)
     if (r->group.epoch > 0 || r->adopting.epoch > 0)
         return; /* go on by what we know: without the record nobody else can be elected */
     for (uint32_t c = 0; c < r->config.cell_count; c++)
-        empty = empty && r->cells[c].start == r->cells[c].end && r->cells[c].epochs.count == 0;
+        empty = empty && nef_repl_log_start(r, c) == r->cells[c].end && r->cells[c].epochs.count == 0;
     r->config_lost = !empty;
 }
 

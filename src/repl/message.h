@@ -49,6 +49,7 @@ NEF_MUST_CHECK nef_err nef_group_decode(const uint8_t *data, uint32_t bytes,
 #define NEF_STATE_NO_SPACE  4u /* below the reserve, here or (primary) at an in-sync replica */
 
 #define NEF_STATE_GAP 1u /* of a cell: log bytes arrived that don't follow its end */
+#define NEF_STATE_UNREADABLE 2u /* of a cell, by the primary: what the receiver needs next can't be read */
 
 struct nef_state {
     uint64_t session;       /* of the stream between these two; 0: none */

@@ -113,6 +113,8 @@ void nef_primary_state(struct nef_repl *r, struct peer *p, const struct nef_stat
         struct peer_cell *pc = &p->cells[c];
 
         if (s->cells[c].end > pc->end) {
+            if (nef_primary_blocks(r, p, c) && s->cells[c].end > r->cells[c].bad_at)
+                r->cells[c].bad_wait = 0; /* repaired: it has it */
             pc->end = s->cells[c].end;
             pc->progress_at = r->now;
         }
@@ -125,6 +127,47 @@ void nef_primary_state(struct nef_repl *r, struct peer *p, const struct nef_stat
         }
     }
 }
+
+/* ---- what can't be read -------------------------------------------------------------------------------------- */
+
+/* A record of our log doesn't verify, and the only other one who might have it is the one that asks for it.
+ * Nothing may be left out: a replica in sync holds everything (R1). So it isn't counted, the region goes on
+ * without it, and the record is tried again, ever more seldom: it may be repaired from another disk, or erased
+ * or dropped once no object needs it. */
+void nef_primary_unreadable(struct nef_repl *r, uint32_t c, uint64_t offset)
+{
+    struct cell *cell = &r->cells[c];
+
+    if (!r->won || offset >= cell->end)
+        return;
+    if (cell->bad_wait > 0 && r->now < cell->bad_until) { /* of what was sent before we knew */
+        cell->bad_at = NEF_MIN(cell->bad_at, offset);
+        return;
+    }
+    cell->bad_wait =
+        cell->bad_wait == 0 ? UNREADABLE_NS_MIN : NEF_MIN(2 * cell->bad_wait, UNREADABLE_NS_MAX);
+    cell->bad_until = r->now + cell->bad_wait;
+    cell->bad_at = offset;
+    for (uint32_t i = 0; i < r->config.peer_count; i++)
+        if (nef_primary_blocks(r, &r->peers[i], c))
+            r->peers[i].cells[c].sent = r->peers[i].cells[c].end;
+    nef_state_due(r);
+}
+
+bool nef_primary_blocks(const struct nef_repl *r, const struct peer *p, uint32_t c)
+{
+    return r->won && p->follow == FOLLOW_STREAMING && r->cells[c].bad_wait > 0 &&
+           p->cells[c].end <= r->cells[c].bad_at;
+}
+
+/* Not to be tried now: BYTES from FROM on hold it. */
+static bool held_back(const struct nef_repl *r, const struct cell *cell, uint64_t from, uint64_t bytes)
+{
+    return cell->bad_wait > 0 && r->now < cell->bad_until && from <= cell->bad_at &&
+           cell->bad_at - from < bytes;
+}
+
+/* ---- sending ---------------------------------------------------------------------------------------------------- */
 
 static void send_log(struct nef_repl *r, uint32_t peer, uint32_t c, uint64_t from, uint64_t bytes)
 {
@@ -163,10 +206,12 @@ static bool send_next(struct nef_repl *r, uint32_t peer, uint32_t c)
     }
     bytes = NEF_MIN(end - from, r->config.segment_bytes - from % r->config.segment_bytes);
     bytes = NEF_MIN(bytes, r->config.present_until(r->config.context, c, from) - from);
+    if (held_back(r, &r->cells[c], from, NEF_MIN(bytes, r->config.append_bytes_max)))
+        return false;
     if (bytes > r->config.append_bytes_max)
         bytes = r->config.whole_records(r->config.context, c, from, r->config.append_bytes_max);
-    if (bytes == 0)
-        return false; /* unreadable here: the runtime reports the failure (R7) */
+    if (bytes == 0 || held_back(r, &r->cells[c], from, bytes)) /* held back: a run above append_bytes_max */
+        return false;
     send_log(r, peer, c, from, bytes);
     pc->sent = nef_log_end_at(from + bytes, r->config.segment_bytes);
     return true;

@@ -98,8 +98,6 @@ struct nef_repl *nef_repl_init(void *memory, const struct nef_repl_config *confi
     for (uint32_t c = 0; c < config->cell_count; c++) {
         struct cell *cell = &r->cells[c];
 
-        NEF_ASSERT(cells[c].start <= cells[c].end);
-        cell->start = cells[c].start;
         cell->end = cells[c].damaged ? cells[c].damage_offset : cells[c].end;
         cell->durable = cell->end;
         cell->commit = NEF_MIN(cells[c].committed, cell->end);
@@ -284,6 +282,10 @@ static void take_event(struct nef_repl *r, const struct nef_event *ev)
         nef_repl_emit(r, NEF_ACT_STOP)->err = ev->err;
         r->serve_until = 0;
         break;
+    case NEF_EV_UNREADABLE:
+        NEF_ASSERT(ev->cell < r->config.cell_count);
+        nef_primary_unreadable(r, ev->cell, ev->offset);
+        break;
     case NEF_EV_PROPOSERS_GONE_SEEN:
         break;
     }
@@ -354,6 +356,12 @@ void nef_repl_status(const struct nef_repl *r, struct nef_repl_status *out)
     out->in_sync_count = (uint32_t)__builtin_popcount(r->group.in_sync);
     out->cas_pending = r->cas.pending;
     out->serve_until = r->serve_until;
+    for (uint32_t c = r->config.cell_count; c-- > 0;)
+        if (r->following == FOLLOWING_YES && r->cells[c].primary_bad) {
+            out->blocked = true;
+            out->blocked_cell = c;
+            out->blocked_offset = r->cells[c].end;
+        }
     for (uint32_t i = 0; i < r->config.peer_count; i++) {
         const struct peer *p = &r->peers[i];
 
@@ -368,6 +376,12 @@ void nef_repl_status(const struct nef_repl *r, struct nef_repl_status *out)
         out->peers[i].bytes_left = bytes_left(r, p);
         for (uint32_t c = 0; c < r->config.cell_count; c++)
             out->peers[i].durable[c] = p->cells[c].durable;
+        for (uint32_t c = r->config.cell_count; c-- > 0;)
+            if (nef_primary_blocks(r, p, c)) {
+                out->peers[i].blocked = true;
+                out->peers[i].blocked_cell = c;
+                out->peers[i].blocked_offset = r->cells[c].bad_at;
+            }
     }
     for (uint32_t c = 0; c < r->config.cell_count; c++) {
         out->cells[c].end = r->cells[c].end;

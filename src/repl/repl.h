@@ -103,16 +103,17 @@ struct nef_repl_config {
     /* End of the segment run: how far [offset, ...) is present without a hole. */
     uint64_t (*present_until)(void *context, uint32_t cell, uint64_t offset);
     /* Bytes of whole runs (proposals, pads, marks) from OFFSET on, at most BYTES_MAX, but one run at least;
-     * never a part of one: a backup that takes over goes on from what it has. Never across a segment border;
-     * 0 only if no record begins there. Asked only when more than append_bytes_max waits to be sent, just
-     * before the SEND_LOG of those bytes. */
+     * never a part of one: a backup that takes over goes on from what it has. Never across a segment border.
+     * 0: nothing begins there yet (this step's APPEND isn't executed), or it can't be read, which the runtime
+     * then says (NEF_EV_UNREADABLE). Asked only when more than append_bytes_max waits to be sent, just before
+     * the SEND_LOG of those bytes. */
     uint64_t (*whole_records)(void *context, uint32_t cell, uint64_t offset, uint64_t bytes_max);
     void *context;
 };
 
 /* What the disk says at the start, per cell. */
 struct nef_repl_cell_start {
-    uint64_t start, end;  /* of the log; everything in it is durable */
+    uint64_t end;         /* of the log; everything in it is durable. (Its start moves: next_present has it) */
     uint64_t committed;   /* at least this is known committed (the index's applied offset) */
     bool damaged;         /* not electable; asks for repair by catch-up from damage_offset */
     uint64_t damage_offset;
@@ -168,6 +169,9 @@ enum nef_event_type {
     NEF_EV_SPACE,          /* own free_bytes for log; err NEF_E_NOSPACE: below the reserve, else NEF_OK */
     NEF_EV_HANDOVER,       /* operator asks this replica to hand the primary over, if it has it */
     NEF_EV_RECOVER,        /* operator accepts loss: take the epoch whatever in_sync says */
+    NEF_EV_UNREADABLE,     /* cell, offset: the record (or, from whole_records, the run) at OFFSET of our own
+                            * log can't be read, and a SEND_LOG that holds it wasn't sent. Who lacks it
+                            * waits; it is tried again after a back-off */
     NEF_EV_PROPOSERS_GONE_SEEN, /* reserved for the runtime; ignored */
 };
 
@@ -208,7 +212,9 @@ enum nef_action_type {
     NEF_ACT_SYNC,     /* sync CELL; answer SYNCED with the log end when the sync was started */
     NEF_ACT_TRUNCATE, /* cut CELL at offset (bytes above are kept aside); answer CUT. Nothing else happens
                        * to that cell until then, and no SYNC of it is under way. Below what was applied
-                       * only after an accepted loss or damage: the index must then be rebuilt */
+                       * only after an accepted loss or damage: the index must then be rebuilt. At
+                       * NEF_SEGMENT_HEADER_BYTES, which may lie below the log's start: the log is empty then,
+                       * and begins there, as a new one */
     NEF_ACT_SKIP,     /* move the end of CELL to offset (first record place of a later segment; its index
                        * must be rebuilt from the checkpoint); answer CUT */
     NEF_ACT_COMMIT,   /* CELL is committed up to OFFSET: apply it */
@@ -292,6 +298,9 @@ struct nef_repl_status {
     int32_t primary;          /* member index, -1 unknown */
     int32_t primary_peer;     /* link to the primary, -1: self or unknown */
     uint32_t in_sync_count;
+    bool blocked; /* we catch up, and the primary can't read what we need next: from here on in this cell */
+    uint32_t blocked_cell;
+    uint64_t blocked_offset;
     bool cas_pending;
     uint64_t serve_until;
     struct {
@@ -303,6 +312,9 @@ struct nef_repl_status {
         uint64_t free_bytes;
         bool in_sync, catching_up;
         uint64_t bytes_left;      /* catch-up */
+        bool blocked;             /* it lacks a record that can't be read here, at this place */
+        uint32_t blocked_cell;
+        uint64_t blocked_offset;
         uint64_t durable[NEF_CELL_MAX]; /* acknowledged */
     } peers[NEF_PEER_MAX];
     struct {

@@ -37,6 +37,8 @@
 #define QUIET_NS_MIN        (1000 * NEF_MS)  /* R9: before a stalled peer is counted again; doubles */
 #define QUIET_NS_MAX        (60000 * NEF_MS)
 #define QUIET_RESET_NS      (300000 * NEF_MS) /* of 2/2, after which the quiet time starts anew */
+#define UNREADABLE_NS_MIN   (1000 * NEF_MS)  /* before a record of ours that couldn't be read is tried again; */
+#define UNREADABLE_NS_MAX   (60000 * NEF_MS) /* doubles */
 
 #define GRANTS_MAX  (2u * NEF_REPLICA_MAX)
 #define ARENA_BYTES (192u << 10) /* bodies of one step: 3 peers' JOINED and STATEs fit, see has_room */
@@ -90,7 +92,7 @@ struct peer {
 };
 
 struct cell {
-    uint64_t start, end, durable, commit;
+    uint64_t end, durable, commit;
     uint64_t commit_told;
     uint64_t base;           /* end when we became primary: reads wait until commit has passed it */
     uint64_t primary_commit; /* as the primary said in this session */
@@ -102,6 +104,9 @@ struct cell {
     uint64_t join_epoch;     /* of the primary's records just before the place where its stream begins */
     uint64_t appended_at;
     bool mark_due;           /* the last record isn't a MARK */
+    /* as primary: our log can't be read at bad_at, and isn't tried again before bad_until; wait 0: it can */
+    uint64_t bad_at, bad_until, bad_wait;
+    bool primary_bad;        /* as its joiner: the primary says that of what we need next */
     struct nef_epoch_table epochs;
 };
 
@@ -240,6 +245,7 @@ bool nef_repl_effective(const struct nef_repl *r, const struct nef_id *replica);
 bool nef_repl_fit(const struct nef_repl *r); /* in sync by the record, and by our own disk */
 int32_t nef_repl_peer_of(const struct nef_repl *r, const struct nef_id *replica); /* -1: no link */
 int32_t nef_repl_primary_peer(const struct nef_repl *r);
+uint64_t nef_repl_log_start(const struct nef_repl *r, uint32_t cell);
 void nef_epoch_adopt(struct nef_repl *r, const struct nef_group *group);
 void nef_epoch_persisted(struct nef_repl *r, uint64_t epoch);
 void nef_epoch_etcd_record(struct nef_repl *r, const struct nef_group *group, uint64_t revision);
@@ -276,6 +282,9 @@ void nef_primary_removed(struct nef_repl *r, const struct nef_id *replica); /* q
 void nef_primary_commit(struct nef_repl *r);
 bool nef_primary_no_space(const struct nef_repl *r);
 bool nef_primary_lost(const struct nef_repl *r, const struct nef_id *replica); /* must be removed */
+void nef_primary_unreadable(struct nef_repl *r, uint32_t cell, uint64_t offset);
+/* What P needs next of CELL can't be read here. */
+bool nef_primary_blocks(const struct nef_repl *r, const struct peer *p, uint32_t cell);
 
 /* ---- backup.c ----------------------------------------------------------------------------------------- */
 

@@ -207,7 +207,6 @@ static nef_err open_core(struct nef_runtime *rt, const struct opening *opening, 
     for (uint32_t i = 0; i < rt->cell_count; i++) {
         const struct nef_log_recovery *r = &opening[i].recovery;
 
-        cells[i].start = r->start;
         cells[i].end = r->end;
         cells[i].committed = nef_store_applied(rt->store, i);
         cells[i].damaged = r->damaged;

@@ -109,10 +109,31 @@ static void check_members(struct sim *s, uint32_t c, uint64_t from, const char *
     }
 }
 
+/* The operator accepted that the ledger's tail is gone: go on with what the survivor has. */
+static void cut_ledger(struct sim *s, const struct node *n, uint32_t c)
+{
+    struct ledger *ledger = &s->ledgers[c];
+    const struct log *l = &n->disk.logs[c];
+    uint32_t same = 0, i = 0;
+
+    while (same < ledger->count && ledger->at[same].offset < l->start)
+        same++;
+    for (; same < ledger->count; same++)
+        if (!log_in_hole(l, ledger->at[same].offset) &&
+            (i >= l->count || ledger->at[same].uid != l->at[i++].uid))
+            break;
+    if (same < ledger->count) {
+        ledger->count = same;
+        ledger->end = same > 0 ? record_end(&ledger->at[same - 1]) : NEF_SEGMENT_HEADER_BYTES;
+    }
+}
+
 void check_record(struct sim *s)
 {
     if (nef_group_overrides(&s->etcd.group)) {
         s->loss_accepted = true;
+        for (uint32_t c = 0; c < CELLS; c++)
+            cut_ledger(s, node_of_replica(s, &s->etcd.group.members[s->etcd.group.primary[c]].replica), c);
         return;
     }
     for (uint32_t i = 0; i < s->node_count; i++)
@@ -140,25 +161,6 @@ static void ledger_push(struct ledger *l, const struct record *r)
     }
     l->at[l->count++] = *r;
     l->end = record_end(r);
-}
-
-/* The operator accepted that the ledger's tail is gone: go on with what the survivor has. */
-static void cut_ledger(struct sim *s, const struct node *n, uint32_t c)
-{
-    struct ledger *ledger = &s->ledgers[c];
-    const struct log *l = &n->disk.logs[c];
-    uint32_t same = 0, i = 0;
-
-    while (same < ledger->count && ledger->at[same].offset < l->start)
-        same++;
-    for (; same < ledger->count; same++)
-        if (!log_in_hole(l, ledger->at[same].offset) &&
-            (i >= l->count || ledger->at[same].uid != l->at[i++].uid))
-            break;
-    if (same < ledger->count) {
-        ledger->count = same;
-        ledger->end = same > 0 ? record_end(&ledger->at[same - 1]) : NEF_SEGMENT_HEADER_BYTES;
-    }
 }
 
 void check_commit(struct node *n, const struct nef_action *a)

@@ -73,13 +73,16 @@ void log_truncate(struct log *l, uint64_t to)
     uint32_t keep = log_find(l, to);
 
     NEF_ASSERT(to <= l->end);
-    NEF_ASSERT(keep == l->count || l->at[keep].offset == to); /* a record begins there */
+    NEF_ASSERT(to >= l->start || to == NEF_SEGMENT_HEADER_BYTES);
+    NEF_ASSERT(keep == l->count || l->at[keep].offset == to || to < l->start ||
+               to == l->hole_from); /* a record begins or ends there */
     free(l->kept);
     l->kept = malloc((l->count - keep + 1) * sizeof *l->kept);
     NEF_ASSERT(l->kept);
     l->kept_count = l->count - keep;
     if (l->kept_count > 0)
         memcpy(l->kept, l->at + keep, l->kept_count * sizeof *l->kept);
+    l->kept_start = l->start;
     l->kept_end = l->end;
     l->kept_durable = l->durable;
     l->kept_hole_from = l->hole_from;
@@ -88,6 +91,7 @@ void log_truncate(struct log *l, uint64_t to)
     NEF_ASSERT(!log_in_hole(l, to) || to == l->hole_from);
     if (to < l->hole_to)
         l->hole_from = l->hole_to = 0;
+    l->start = NEF_MIN(l->start, to); /* below it: all is discarded, as if there had never been a log */
     if (to < l->base)
         l->base = l->start;
     l->count = keep;
@@ -155,6 +159,7 @@ void log_crash(struct sim *s, struct log *l)
             l->end = l->kept[i].offset; /* over a hole */
             log_push(l, &l->kept[i]);
         }
+        l->start = l->kept_start;
         l->end = l->kept_end;
         l->durable = l->kept_durable;
         l->hole_from = l->kept_hole_from;
@@ -189,7 +194,6 @@ void log_recover(struct log *l, struct nef_repl_cell_start *out)
         NEF_ASSERT(l->end >= l->hole_to); /* a skip is durable before anything follows it */
     }
     l->durable = l->end; /* recovery syncs what it keeps */
-    out->start = l->start;
     out->end = l->end;
     for (uint32_t i = 0; i < bad; i++)
         nef_table_add(&out->epochs, l->at[i].epoch, l->at[i].offset);

@@ -10,7 +10,7 @@ enum fault {
     FAULT_CRASH, FAULT_HOST_LOST, FAULT_PAUSE, FAULT_CUT, FAULT_CUT_ONE_WAY, FAULT_SLOW_LINK,
     FAULT_LINK_RESET, FAULT_ETCD_CUT, FAULT_ETCD_DOWN, FAULT_ETCD_LOSES, FAULT_SLOW_DISK,
     FAULT_FAIL_SYNC, FAULT_WIPE, FAULT_HANDOVER, FAULT_ISOLATED_RESTART, FAULT_SLOW_APPLY, FAULT_SPACE,
-    FAULT_SNAPSHOT, FAULT_ROLL_BACK, FAULT_DAMAGE, FAULT_DROP, FAULT_WALL_CLOCK,
+    FAULT_SNAPSHOT, FAULT_ROLL_BACK, FAULT_DAMAGE, FAULT_DROP, FAULT_WALL_CLOCK, FAULT_UNREADABLE,
     FAULT_COUNT,
 };
 
@@ -19,6 +19,7 @@ static const char *const fault_names[] = {
     "etcd down", "etcd loses answers", "slow disk", "failing sync", "disk wiped", "handover",
     "isolation, and the other restarts", "slow apply", "space is short",
     "old copy taken", "disk rolled back", "damage", "segments dropped", "wall clock steps",
+    "a record can't be read",
 };
 
 static void end_later(struct sim *s, const struct sim_event *begin, uint64_t after)
@@ -251,6 +252,12 @@ void fault_begin(struct sim *s, const struct sim_event *ev)
     case FAULT_WALL_CLOCK:
         n->wall_step_ms += sim_chance(s, 0.5) ? 3600000 : -3600000;
         break;
+    case FAULT_UNREADABLE: /* and then repaired: lost for good, it could only be a story (scenarios) */
+        node_unreadable(n);
+        if (sim_chance(s, 0.5)) /* while the other one needs all of the log */
+            again_later(s, &(struct sim_event){.node = other, .b = ev->node}, FAULT_WIPE, sim_below(s, 300 * MS));
+        end_later(s, ev, sim_between(s, 500 * MS, 3000 * MS));
+        break;
     case FAULT_COUNT:
         break;
     }
@@ -294,6 +301,9 @@ void fault_end(struct sim *s, const struct sim_event *ev)
     case FAULT_SPACE:
         if (n->alive && n->paused_until <= s->now)
             node_step(n, &space);
+        break;
+    case FAULT_UNREADABLE:
+        memset(n->unreadable, 0, sizeof n->unreadable);
         break;
     case FAULT_CRASH: /* over as soon as they happened */
     case FAULT_HOST_LOST:
@@ -365,6 +375,7 @@ void faults_heal(struct sim *s)
         struct node *n = &s->nodes[i];
 
         n->etcd_cut = n->slow_disk = n->fail_sync = false;
+        memset(n->unreadable, 0, sizeof n->unreadable);
         n->slow_apply = 0;
         n->paused_until = NEF_MIN(n->paused_until, s->now);
         if (n->alive && n->crash_in < 0)

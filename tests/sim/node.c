@@ -42,15 +42,39 @@ static uint64_t present_until(void *context, uint32_t cell, uint64_t offset)
     return offset < l->hole_from ? l->hole_from : l->end;
 }
 
+static struct sim_event *later(struct node *n, uint64_t after, enum sim_event_type type)
+{
+    struct sim_event *ev = sim_at(n->sim, n->sim->now + after, type);
+
+    ev->node = n->index;
+    ev->life = n->life;
+    return ev;
+}
+
+/* The core learns of it as from a thread that reads. */
+static void say_unreadable(struct node *n, uint32_t cell, uint64_t offset)
+{
+    struct sim_event *ev = later(n, sim_below(n->sim, 2 * MS), SIM_UNREADABLE);
+
+    sim_trace(n->sim, n, "can't send %lu of cell %u", offset, cell);
+    ev->a = cell;
+    ev->b = offset;
+}
+
 static uint64_t whole_records(void *context, uint32_t cell, uint64_t offset, uint64_t bytes_max)
 {
-    const struct node *n = context;
+    struct node *n = context;
     const struct log *l = &n->disk.logs[cell];
     uint64_t bytes = 0;
 
     for (uint32_t i = log_find(l, offset); i < l->count; i++) {
         if (l->at[i].offset != offset + bytes || (bytes > 0 && bytes + l->at[i].bytes > bytes_max))
             break;
+        if (l->at[i].offset == n->unreadable[cell] && l->at[i].uid % 2 == 0) { /* its header */
+            if (bytes == 0)
+                say_unreadable(n, cell, offset);
+            break;
+        }
         bytes += l->at[i].bytes;
     }
     return bytes;
@@ -63,6 +87,7 @@ void node_new_disk(struct node *n)
     n->disk.replica.bytes[0] = (uint8_t)n->name;
     n->disk.replica.bytes[1] = (uint8_t)n->sim->replica_last;
     n->disk.epoch = 0;
+    memset(n->unreadable, 0, sizeof n->unreadable);
     for (uint32_t c = 0; c < CELLS; c++) {
         log_free(&n->disk.logs[c]);
         log_init(&n->disk.logs[c]);
@@ -101,6 +126,18 @@ bool node_damage(struct node *n)
     return true;
 }
 
+/* A record can't be read any more, and nobody knows it yet. */
+void node_unreadable(struct node *n)
+{
+    uint32_t c = (uint32_t)sim_below(n->sim, CELLS);
+    const struct log *l = &n->disk.logs[c];
+
+    if (l->count == 0)
+        return;
+    n->unreadable[c] = l->at[sim_below(n->sim, l->count)].offset;
+    sim_trace(n->sim, n, "can't read %lu of cell %u any more", n->unreadable[c], c);
+}
+
 /* Unlink what is below the index, as a committed drop record allows. */
 void node_drop(struct node *n)
 {
@@ -114,7 +151,6 @@ void node_drop(struct node *n)
             continue;
         sim_trace(n->sim, n, "drops cell %u below %lu", c, to);
         log_drop(l, to);
-        n->repl->cells[c].start = l->start;
     }
 }
 
@@ -285,15 +321,6 @@ void node_restart_later(struct node *n, uint64_t after)
 
 /* ---- actions --------------------------------------------------------------------------------------------- */
 
-static struct sim_event *later(struct node *n, uint64_t after, enum sim_event_type type)
-{
-    struct sim_event *ev = sim_at(n->sim, n->sim->now + after, type);
-
-    ev->node = n->index;
-    ev->life = n->life;
-    return ev;
-}
-
 static uint64_t disk_time(struct node *n)
 {
     struct sim *s = n->sim;
@@ -363,6 +390,10 @@ static void send_log(struct node *n, const struct nef_action *a)
         last++;
     NEF_ASSERT(last > first && l->at[first].offset == a->offset);
     NEF_ASSERT(l->at[last - 1].offset + l->at[last - 1].bytes == a->offset + a->bytes);
+    if (n->unreadable[a->cell] >= a->offset && n->unreadable[a->cell] < a->offset + a->bytes) {
+        say_unreadable(n, a->cell, n->unreadable[a->cell]);
+        return;
+    }
     net_send(n->sim, n, a->peer, a->message, &l->at[first], last - first);
 }
 
@@ -422,7 +453,6 @@ static void execute(struct node *n, const struct nef_action *a, uint64_t message
     case NEF_ACT_SKIP:
         sim_trace(s, n, "skips cell %u from %lu to %lu", a->cell, l->end, a->offset);
         log_skip(l, a->offset);
-        n->repl->cells[a->cell].start = l->start;
         {
             struct nef_repl_cell_start start = {.end = a->offset};
 

@@ -62,7 +62,7 @@ struct log {
     /* a cut that isn't durable yet: what a crash may bring back */
     struct record *kept;
     uint32_t kept_count;
-    uint64_t kept_end, kept_durable, kept_hole_from, kept_hole_to, kept_base;
+    uint64_t kept_start, kept_end, kept_durable, kept_hole_from, kept_hole_to, kept_base;
 };
 
 void log_init(struct log *l);
@@ -138,6 +138,7 @@ struct node {
     uint64_t prefix_ok[CELLS]; /* checker: compared with the ledger up to here */
     /* faults */
     bool slow_disk, fail_sync;
+    uint64_t unreadable[CELLS]; /* the record at this place can't be read, and so not be sent; 0: none */
     uint64_t slow_apply;
     bool etcd_cut;
     uint32_t cas_outstanding; /* sent and not yet decided by etcd */
@@ -222,7 +223,7 @@ void requests_of_dead(struct sim *s, struct node *n);
 enum sim_event_type {
     SIM_TICK, SIM_FLUSH, SIM_DELIVER, SIM_LINK, SIM_SYNCED, SIM_CUT_DONE, SIM_PERSISTED,
     SIM_ETCD_ARRIVE, SIM_ETCD_ANSWER, SIM_APPLY, SIM_CLIENT, SIM_CLIENT_TIMEOUT, SIM_READ_DONE,
-    SIM_RECONNECT, SIM_RESTART, SIM_FAULT, SIM_FAULT_END,
+    SIM_RECONNECT, SIM_RESTART, SIM_FAULT, SIM_FAULT_END, SIM_UNREADABLE,
 };
 
 struct sim_event {
@@ -299,6 +300,7 @@ void node_restart_later(struct node *n, uint64_t after);
 void node_new_disk(struct node *n);
 void node_roll_back(struct node *n);
 bool node_damage(struct node *n);
+void node_unreadable(struct node *n);
 void node_drop(struct node *n);
 void node_free_proposals(struct node *n);
 void node_apply(struct node *n, uint32_t cell);

@@ -148,6 +148,12 @@ static void dispatch_to_node(struct sim *s, struct node *n, struct sim_event *ev
         e.epoch = ev->a;
         node_step(n, &e);
         break;
+    case SIM_UNREADABLE:
+        e.type = NEF_EV_UNREADABLE;
+        e.cell = (uint32_t)ev->a;
+        e.offset = ev->b;
+        node_step(n, &e);
+        break;
     case SIM_APPLY:
         node_apply(n, (uint32_t)ev->a);
         if (n->alive)
@@ -182,6 +188,7 @@ void sim_dispatch(struct sim *s, struct sim_event *ev)
     case SIM_PERSISTED:
     case SIM_APPLY:
     case SIM_READ_DONE:
+    case SIM_UNREADABLE:
     case SIM_DELIVER:
     case SIM_ETCD_ANSWER:
         if (n->alive && n->life == ev->life && n->paused_until > s->now) {

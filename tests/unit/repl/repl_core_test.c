@@ -65,8 +65,7 @@ static void start(uint32_t cells)
     static struct nef_repl_cell_start starts[NEF_CELL_MAX];
 
     for (uint32_t c = 0; c < cells; c++)
-        starts[c] = (struct nef_repl_cell_start){.start = NEF_SEGMENT_HEADER_BYTES,
-                                                 .end = NEF_SEGMENT_HEADER_BYTES,
+        starts[c] = (struct nef_repl_cell_start){.end = NEF_SEGMENT_HEADER_BYTES,
                                                  .committed = NEF_SEGMENT_HEADER_BYTES};
     memset(config.replica.bytes, 1, 16);
     now = 1000 * MS;
