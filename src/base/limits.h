@@ -41,6 +41,10 @@
 #define NEF_EPOCHS_KEPT       256u             /* entries of the table epoch -> first offset */
 #define NEF_LOG_FILES_MAX     64u              /* files of old segments a cell keeps open; 64 cells * 64 stay below 4,096 */
 
+/* inference */
+#define NEF_MATRIX_N_MAX (1u << 22) /* outputs of a weight matrix: the largest vocabularies have 2^18 */
+#define NEF_MATRIX_K_MAX (1u << 18) /* inputs: the largest dense models have 2^15; bounds kernels' scratch */
+
 /* configuration and admin */
 #define NEF_CONFIG_FILE_MAX   (1u << 20)
 #define NEF_ETCD_ANSWER_MAX   (1u << 20)

@@ -56,8 +56,8 @@ struct nef_matrix {
 
 /* ---- packing (pack.c) ---- */
 
-/* Shape of a packed matrix for a ggml type; payload and scales stay NULL. Errors: NEF_E_UNSUPPORTED (type, or k not a
- * multiple of 32). */
+/* Shape of a packed matrix for a ggml type; payload and scales stay NULL. Errors: NEF_E_UNSUPPORTED (type, k not a
+ * multiple of 32, with K types of 256, or n or k 0 or above NEF_MATRIX_N_MAX, NEF_MATRIX_K_MAX). */
 NEF_MUST_CHECK nef_err nef_matrix_shape(uint32_t ggml_type, uint64_t n, uint64_t k, struct nef_matrix *out_matrix);
 size_t nef_matrix_payload_bytes(const struct nef_matrix *m);
 size_t nef_matrix_scale_bytes(const struct nef_matrix *m);
@@ -133,7 +133,7 @@ struct nef_kernels {
     /* Write K or V of one position into its page (value false: key, true: value). x: head_dim floats. */
     void (*kv_put)(enum nef_kv_type type, uint32_t head_dim, bool value, void *page, uint32_t pos_in_page, const float *x);
     void (*attend)(const struct nef_attend *a, void *scratch);
-    /* Join a segment's partial (m, l, o) to (M, L, O) in place; finish divides: out = O * (1/L). */
+    /* Join a segment's partial (m, l, o) to (M, L, O) in place; finish divides: out = O * (1/L) + 0. */
     void (*attend_join)(uint32_t head_dim, float *M, float *L, float *O, float m, float l, const float *o);
     void (*attend_finish)(uint32_t head_dim, float L, const float *O, float *out);
 
