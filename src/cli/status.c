@@ -31,7 +31,7 @@ double nef_json_number(const json_t *object, const char *name, double preset)
 
 static void print_zone(const json_t *zone)
 {
-    const json_t *catch_up = json_object_get(zone, "catch_up");
+    const json_t *catch_up = json_object_get(zone, "catch_up"), *blocked = json_object_get(zone, "blocked");
     double contact = nef_json_number(zone, "last_contact_ms", -1);
     double left = nef_json_number(catch_up, "bytes_left", 0),
            eta = nef_json_number(catch_up, "eta_s", -1);
@@ -47,6 +47,9 @@ static void print_zone(const json_t *zone)
            nef_json_text(zone, "state", "?"),
            json_is_true(json_object_get(zone, "in_sync")) ? "yes" : "no", contact_text, left_text,
            eta_text);
+    if (json_is_object(blocked))
+        printf("%-12s a record that it needs can't be read in any zone: cell %.0f, at or after offset %.0f of its "
+               "log\n", "", nef_json_number(blocked, "cell", -1), nef_json_number(blocked, "offset", -1));
 }
 
 static void print_cell(const json_t *cell)

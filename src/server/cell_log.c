@@ -222,50 +222,69 @@ static nef_err sync_directory(const char *path)
     return err;
 }
 
-/* What is cut is never just lost: it goes to DIR/lost/, where an operator can look at it (R8). */
+#define KEEP_CHUNK (1u << 20)
+
+static nef_err copy_out(struct cell *cell, uint64_t from, uint64_t to, int fd, uint8_t *buffer)
+{
+    while (from < to) {
+        uint64_t bytes = NEF_MIN(to - from, KEEP_CHUNK);
+        nef_err err = nef_log_read(cell->log, from, buffer, bytes);
+
+        if (err != NEF_OK)
+            return err;
+        if (write(fd, buffer, bytes) != (ssize_t)bytes)
+            return NEF_E_IO;
+        from += bytes;
+    }
+    return NEF_OK;
+}
+
+/* A segment that goes as a whole keeps its file under another name: a log may be larger than what is free. */
+static bool keep_segment(struct cell *cell, uint64_t number, const char *stem)
+{
+    char name[NEF_SEGMENT_NAME_BYTES], from[4096], to[4096];
+
+    nef_segment_name(number, name);
+    (void)snprintf(from, sizeof(from), "%s/cell-%u/%s", cell->rt->config->data_dir, cell->number, name);
+    (void)snprintf(to, sizeof(to), "%s.%s", stem, name);
+    return link(from, to) == 0;
+}
+
+/* What is cut is never just lost: it goes to DIR/lost/, where an operator can look at it (R8). From the segment of
+ * the cut, which goes on with zeros in their place, the records are copied; each later one is a file of its own. */
 static nef_err keep_tail(struct cell *cell, uint64_t from, uint64_t to)
 {
-    char path[4096], lost[4096];
-    uint8_t *buffer = NULL;
+    uint64_t segment_bytes = cell->rt->segment_bytes, cut_segment = from / segment_bytes;
+    char stem[4000], path[4096], lost[4096];
+    uint8_t *buffer = malloc(KEEP_CHUNK);
     int fd = -1;
     nef_err err = NEF_OK;
 
     (void)snprintf(lost, sizeof(lost), "%s/lost", cell->rt->config->data_dir);
+    (void)snprintf(stem, sizeof(stem), "%s/lost/cell-%u-%016llx-%016llx", cell->rt->config->data_dir,
+                   cell->number, (unsigned long long)from, (unsigned long long)nef_wall_ms());
+    (void)snprintf(path, sizeof(path), "%s.records", stem);
+    if (buffer == NULL)
+        return NEF_E_NOMEM;
     if (mkdir(lost, 0700) != 0 && errno != EEXIST)
-        return NEF_E_SYSTEM;
-    (void)snprintf(path, sizeof(path), "%s/lost/cell-%u-%016llx-%016llx.records",
-                   cell->rt->config->data_dir, cell->number, (unsigned long long)from,
-                   (unsigned long long)nef_wall_ms());
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    buffer = malloc(1u << 20);
-    if (fd < 0 || buffer == NULL) {
-        err = buffer == NULL ? NEF_E_NOMEM : NEF_E_SYSTEM;
-        goto out;
-    }
-    while (from < to) {
-        uint64_t left = cell->rt->segment_bytes - from % cell->rt->segment_bytes;
-        uint64_t bytes = NEF_MIN(NEF_MIN(to - from, left), 1u << 20);
+        err = NEF_E_SYSTEM;
+    for (uint64_t at = nef_log_next_present(cell->log, from); err == NEF_OK && at < to;
+         at = nef_log_next_present(cell->log, from)) { /* over holes */
+        uint64_t border = (at / segment_bytes + 1) * segment_bytes;
 
-        if (from % cell->rt->segment_bytes < NEF_SEGMENT_HEADER_BYTES) {
-            from += NEF_SEGMENT_HEADER_BYTES - from % cell->rt->segment_bytes;
+        from = NEF_MIN(NEF_MIN(nef_log_present_until(cell->log, at), border), to);
+        if (at / segment_bytes > cut_segment && keep_segment(cell, at / segment_bytes, stem))
             continue;
-        }
-        err = nef_log_read(cell->log, from, buffer, bytes);
-        if (err != NEF_OK)
-            goto out;
-        if (write(fd, buffer, bytes) != (ssize_t)bytes) {
-            err = NEF_E_IO;
-            goto out;
-        }
-        from += bytes;
+        if (fd < 0)
+            fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        err = fd < 0 ? NEF_E_SYSTEM : copy_out(cell, at, from, fd, buffer);
     }
-    if (fsync(fd) != 0)
+    if (err == NEF_OK && fd >= 0 && fsync(fd) != 0)
         err = NEF_E_IO;
-    if (err == NEF_OK) /* the names, too: the file's, then the directory's */
+    if (err == NEF_OK) /* the names, too: the files', then the directory's */
         err = sync_directory(lost);
     if (err == NEF_OK)
         err = sync_directory(cell->rt->config->data_dir);
-out:
     if (fd >= 0)
         (void)close(fd);
     free(buffer);

@@ -408,7 +408,12 @@ static uint64_t query_present_until(void *context, uint32_t cell, uint64_t offse
 
 static uint64_t query_whole_records(void *context, uint32_t cell, uint64_t offset, uint64_t bytes_max)
 {
-    return cell_whole_records(&((struct nef_runtime *)context)->cells[cell], offset, bytes_max);
+    struct nef_runtime *rt = context;
+    uint64_t bytes = cell_whole_records(&rt->cells[cell], offset, bytes_max);
+
+    if (bytes == 0 && offset < nef_log_end(rt->cells[cell].log)) /* else it isn't appended yet */
+        log_unreadable(rt, cell, offset, offset + NEF_PROPOSAL_BYTES_MAX);
+    return bytes;
 }
 
 void core_queries(struct nef_runtime *rt, struct nef_repl_config *config)

@@ -218,6 +218,14 @@ static void peers(const struct nef_runtime_stats *st, struct nef_buf *out)
                        st->repl.peers[p].bytes_left);
 }
 
+static void blocked(const struct nef_runtime_stats *st, struct nef_buf *out)
+{
+    family(out, "nef_catch_up_blocked", "gauge",
+           "1 if that zone needs a record that can't be read here, and no zone has.");
+    for (uint32_t p = 0; p + 1 < st->zones_configured && p < NEF_PEER_MAX; p++)
+        nef_buf_printf(out, "nef_catch_up_blocked{peer=\"%u\"} %d\n", p, st->repl.peers[p].blocked);
+}
+
 static void sync_times(const struct nef_runtime_stats *st, struct nef_buf *out)
 {
     uint64_t cumulative = 0;
@@ -265,6 +273,7 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
     counter(out, "nef_failovers", "Epochs this process has taken.", st->failovers);
     cells(rt, st, out);
     peers(st, out);
+    blocked(st, out);
     sync_times(st, out);
     gauge(out, "nef_disk_free_bytes", "Free on the data directory's file system.", st->free_bytes);
     gauge(out, "nef_disk_total_bytes", "Its size.", st->total_bytes);

@@ -371,10 +371,12 @@ static enum step read_some(struct conn *conn, struct receiving *in)
     return STEP_MORE;
 }
 
+enum load { LOAD_GOOD, LOAD_DAMAGED, LOAD_BROKEN };
+
 /* Read the log bytes of a frame that is about to be sent, and check them: the other side would only close the
- * link over a record that decayed here, and the same again after each reconnection. False: they can't be
- * sent; a damaged record was handed to the scrub thread (or the log was cut meanwhile). */
-static bool load_log(struct conn *conn, struct sending *out)
+ * link over a record that decayed here, and the same again after each reconnection. DAMAGED: the frame is
+ * dropped, the core was told (it waits before it tries again), and the record was handed to the scrub thread. */
+static enum load load_log(struct conn *conn, struct sending *out)
 {
     struct nef_runtime *rt = conn->link->rt;
     const struct frame *f = out->frame;
@@ -384,24 +386,24 @@ static bool load_log(struct conn *conn, struct sending *out)
         out->log = malloc(NEF_MESSAGE_BYTES_MAX);
     if (out->log == NULL || f->body_bytes > NEF_MESSAGE_BYTES_MAX) {
         out->why = "no memory for what is to be sent";
-        return false;
+        return LOAD_BROKEN;
     }
     for (int attempt = 0; attempt < 2; attempt++) { /* an erase may have come between header and body */
         nef_err err = nef_log_read(rt->cells[f->cell].log, f->offset, out->log, f->body_bytes);
 
-        if (err == NEF_E_RANGE || err == NEF_E_NOT_FOUND) {
-            out->why = "what was to be sent was cut";
-            return false;
+        if (err != NEF_OK && err != NEF_E_IO) {
+            out->why = err == NEF_E_RANGE || err == NEF_E_NOT_FOUND ? "what was to be sent was cut"
+                                                                    : "the log couldn't be read";
+            return LOAD_BROKEN;
         }
         good = 0;
         if (err == NEF_OK && log_bytes_good(rt, out->log, f->body_bytes, f->cell, f->offset, &good))
-            return true;
+            return LOAD_GOOD;
     }
     nef_trace(NEF_TRACE_ERROR, "log_damaged", "u:cell", (uint64_t)f->cell, "u:offset", f->offset + good,
               "u:range", (uint64_t)f->body_bytes, NULL);
-    scrub_wanted(rt, f->cell, f->offset, f->offset + f->body_bytes);
-    out->why = "a record of this zone's log is damaged";
-    return false;
+    log_unreadable(rt, f->cell, f->offset + good, f->offset + f->body_bytes);
+    return LOAD_DAMAGED;
 }
 
 static void next_bytes(const struct sending *out, const uint8_t **from, uint32_t *bytes)
@@ -430,8 +432,16 @@ static enum step write_some(struct conn *conn, struct sending *out)
         out->at = 0;
         if (out->frame == NULL)
             return STEP_WANT_READ; /* nothing to send */
-        if (out->frame->from_log && !load_log(conn, out))
+        switch (out->frame->from_log ? load_log(conn, out) : LOAD_GOOD) {
+        case LOAD_GOOD:
+            break;
+        case LOAD_DAMAGED:
+            frame_free(out->frame);
+            out->frame = NULL;
+            return STEP_MORE;
+        case LOAD_BROKEN:
             return STEP_BROKEN;
+        }
     }
     next_bytes(out, &from, &bytes);
     n = SSL_write(conn->ssl, from, (int)NEF_MIN(bytes, (uint32_t)INT_MAX));

@@ -271,7 +271,7 @@ struct nef_runtime {
     /* what both zones' scrubs found, a hash of segments; under digest_lock */
     pthread_mutex_t digest_lock;
     struct digest digests[DIGESTS];
-    struct wanted { /* stretches of log in which a link met a bad record: the scrub thread repairs it */
+    struct wanted { /* stretches of log in which sending met a bad record: the scrub thread repairs it */
         uint32_t cell, tries;
         uint64_t from, to;
     } wanted[SCRUB_WANTED];
@@ -377,6 +377,7 @@ bool ready(const struct nef_runtime *rt, uint64_t now); /* under status_lock */
 void *scrub_main(void *argument);
 NEF_MUST_CHECK nef_err scrub_digest(struct nef_runtime *rt, struct nef_reader *r);
 void scrub_forget(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to);
-void scrub_wanted(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to); /* never blocks */
+/* What is to be sent can't be read: the first bad record lies in [from, to). Never blocks. */
+void log_unreadable(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to);
 
 #endif

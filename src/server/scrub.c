@@ -4,6 +4,7 @@
  * Each zone scrubs by itself and tells the other what it found (a `digest` frame); a zone that has both
  * digests of a segment compares them. Both copies verified and yet different would mean that the logs are
  * not byte-identical, which nothing here can mend: it is traced as an error and counted. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -16,11 +17,13 @@
 
 #define PAD_BYTES_MAX (NEF_PROPOSAL_BYTES_MAX + NEF_RECORD_HEADER_BYTES + NEF_RECORD_ALIGN)
 _Static_assert(PAD_BYTES_MAX >= NEF_RECORD_BODY_MAX + NEF_RECORD_ALIGN, "any record's body fits");
-#define WANTED_TRIES  50u /* 10 s: the link over which the record must come was just closed */
+#define WANTED_TRIES  50u /* 10 s: a zone that has the record may just be coming back */
 
-void scrub_wanted(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to)
+void log_unreadable(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t to)
 {
     uint32_t i;
+
+    post_simple(rt, NEF_EV_UNREADABLE, cell, from);
 
     pthread_mutex_lock(&rt->digest_lock);
     for (i = 0; i < rt->wanted_count; i++)
@@ -28,7 +31,20 @@ void scrub_wanted(struct nef_runtime *rt, uint32_t cell, uint64_t from, uint64_t
             break;
     if (i == rt->wanted_count && i < SCRUB_WANTED)
         rt->wanted[rt->wanted_count++] = (struct wanted){.cell = cell, .from = from, .to = to};
-    pthread_mutex_unlock(&rt->digest_lock); /* full: the link meets it again */
+    pthread_mutex_unlock(&rt->digest_lock); /* full: sending meets it again */
+}
+
+/* No zone that is there has this record whole. For whoever operates the region: where it is, and where to read on. */
+static void say_lost(struct nef_runtime *rt, uint32_t cell, uint64_t offset, nef_err err)
+{
+    char name[NEF_SEGMENT_NAME_BYTES], file[4096];
+
+    nef_segment_name(offset / rt->segment_bytes, name);
+    (void)snprintf(file, sizeof(file), "%s/cell-%u/%s", rt->config->data_dir, cell, name);
+    nef_trace(NEF_TRACE_ERROR, "record_unreadable", "u:cell", (uint64_t)cell, "u:offset", offset, "s:file", file,
+              "u:file_offset", offset % rt->segment_bytes, "e:err", err, "s:effect",
+              "the other zone can't catch up beyond it", "s:help",
+              "operations.md: A zone can't catch up because of damage", NULL);
 }
 
 /* Repair the first bad record in [from, to). True: nothing is left to do. */
@@ -61,9 +77,11 @@ static bool repair_range(struct nef_runtime *rt, const struct wanted *w)
     if (err != NEF_E_TORN && err != NEF_E_CORRUPT && err != NEF_E_IO)
         return true; /* whole again, or cut, or dropped */
     err = nef_runtime_repair(rt, w->cell, at);
-    if (err == NEF_OK || w->tries == 0)
-        nef_trace(err == NEF_OK ? NEF_TRACE_WARN : NEF_TRACE_ERROR, "record_repair", "u:cell",
-                  (uint64_t)w->cell, "u:offset", at, "e:err", err, NULL);
+    if (err == NEF_OK)
+        nef_trace(NEF_TRACE_WARN, "record_repair", "u:cell", (uint64_t)w->cell, "u:offset", at, "e:err", err,
+                  NULL);
+    else if (w->tries == 0)
+        say_lost(rt, w->cell, at, err);
     return false; /* there may be another */
 }
 

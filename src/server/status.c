@@ -126,6 +126,15 @@ static void put_catch_up(struct nef_runtime *rt, uint32_t peer, uint64_t bytes_l
     pthread_mutex_unlock(&rt->status_lock);
 }
 
+/* It needs a record that the primary can't read. */
+static void put_blocked(bool blocked, uint32_t cell, uint64_t offset, struct nef_buf *out)
+{
+    if (blocked)
+        nef_buf_printf(out, ",\"blocked\":{\"cell\":%u,\"offset\":%llu}", cell, (unsigned long long)offset);
+    else
+        nef_buf_text(out, ",\"blocked\":null");
+}
+
 static void put_cells(struct nef_runtime *rt, const struct nef_repl_status *s, struct nef_buf *out)
 {
     nef_buf_text(out, "\"cells\":[");
@@ -179,15 +188,18 @@ void nef_runtime_status_json(struct nef_runtime *rt, struct nef_buf *out)
     put_cells(rt, &s, out);
     nef_buf_printf(out,
                    ",\"zones\":[{\"name\":\"%s\",\"state\":\"%s\",\"in_sync\":%s,"
-                   "\"last_contact_ms\":0,\"catch_up\":null}",
-                   rt->config->zone, role_name(s.role),
+                   "\"last_contact_ms\":0,\"catch_up\":null",
+                   rt->config->zone, s.blocked ? "blocked" : role_name(s.role),
                    s.self >= 0 && (s.group.in_sync >> s.self & 1) != 0 ? "true" : "false");
+    put_blocked(s.blocked, s.blocked_cell, s.blocked_offset, out);
+    nef_buf_text(out, "}");
     for (uint32_t p = 0; p < rt->link_count; p++) {
         const char *zone = rt->links[p].zone;
         bool in_sync = zone_in_sync(&s, zone);
         const char *state = !s.peers[p].up                     ? "unreachable"
                             : in_sync && zone_is_primary(&s, zone) ? "primary"
                             : in_sync                          ? "backup"
+                            : s.peers[p].blocked               ? "blocked"
                             : s.peers[p].catching_up           ? "catching_up"
                                                                : "out";
 
@@ -207,6 +219,7 @@ void nef_runtime_status_json(struct nef_runtime *rt, struct nef_buf *out)
             pthread_mutex_unlock(&rt->status_lock);
             nef_buf_text(out, "null");
         }
+        put_blocked(s.peers[p].blocked, s.peers[p].blocked_cell, s.peers[p].blocked_offset, out);
         nef_buf_text(out, "}");
     }
     nef_buf_text(out, "]}");
