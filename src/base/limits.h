@@ -70,4 +70,15 @@
 #define NEF_MODEL_CONTEXT_MAX (1u << 24)
 #define NEF_MODEL_FILES_MAX   256u             /* of a split model */
 
+/* inference: the tokenizer of a model file (Qwen: 151,936 tokens, 151,387 merges, 1.2 MB, 256 bytes the longest) and chats */
+#define NEF_VOCAB_MAX         (1u << 20)
+#define NEF_VOCAB_BYTES_MAX   (64u << 20)      /* of all tokens, and of all merges */
+#define NEF_MERGES_MAX        (1u << 22)
+#define NEF_TOKEN_BYTES_MAX   2048u            /* of one token as the file writes it */
+#define NEF_SPECIAL_BYTES_MAX 128u             /* of a special token: what one place of a text can cost */
+#define NEF_CHAT_MESSAGES_MAX 16384u           /* a context of 131,072 tokens holds no more messages of 8 tokens */
+#define NEF_CHAT_TOOLS_MAX    1024u            /* OpenAI takes 128 */
+#define NEF_CHAT_JSON_DEPTH_MAX 128u           /* of a tool's schema or a call's arguments: bounds recursion */
+#define NEF_CHAT_CALL_BYTES_MAX (1u << 20)     /* one generated <tool_call> block, kept until it is whole */
+
 #endif
