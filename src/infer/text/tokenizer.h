@@ -1,5 +1,6 @@
 /* Byte-level BPE with the `qwen2` pre-tokenizer, from a GGUF's tokenizer.ggml.* keys, equal to Qwen's official tokenizer
- * token for token (NFC first, then special tokens, then the pattern by PCRE2, then merges by rank). PURE but for memory.
+ * token for token (special tokens first, then NFC of what lies between, then the pattern by PCRE2, then merges by rank).
+ * PURE but for memory.
  * Immutable after opening, so any number of threads may use one.
  *
  * Sources: Sennrich et al. 2016 (BPE); GPT-2's byte-to-unicode table; the pattern in Qwen's tokenizer.json. */
@@ -22,14 +23,17 @@ NEF_MUST_CHECK nef_err nef_tokenizer_open(const struct nef_gguf *file, char *out
 void nef_tokenizer_close(struct nef_tokenizer *t);
 uint32_t nef_tokenizer_vocab(const struct nef_tokenizer *t);
 
-/* Tokens of TEXT (UTF-8; invalid bytes are encoded as bytes). specials: "<|im_start|>" in the text becomes its token, else it is text.
- * *out_tokens is malloc'd. Time is O(n log n) in the text, also for hostile ones. Errors: NEF_E_LIMIT, NEF_E_NOMEM. */
+/* Tokens of TEXT (UTF-8; invalid bytes are encoded as bytes). specials: "<|im_start|>" in the text becomes its token, else it is
+ * text; tokens that the file calls user-defined ("<tool_call>") are found either way, as in llama.cpp and the official tokenizer.
+ * *out_tokens is malloc'd, to be freed also when *out_count is 0. No bos is added. Any thread. Time is O(n log n) in the text, also
+ * for hostile ones, memory up to 28 bytes per byte of its longest word. Errors: NEF_E_LIMIT, NEF_E_NOMEM, NEF_E_SYSTEM (PCRE2). */
 NEF_MUST_CHECK nef_err nef_tokenize(const struct nef_tokenizer *t, const char *text, size_t bytes, bool specials,
                                     uint32_t **out_tokens, uint32_t *out_count);
-/* The bytes of a token (not always whole UTF-8 characters); borrowed. Control tokens (<|im_end|>) have bytes too: their text. */
+/* The bytes of a token (not always whole UTF-8 characters); borrowed, valid while T is. Control tokens (<|im_end|>) have bytes too: their
+ * text; unused ones, and numbers beyond the vocabulary, have none. */
 const char *nef_token_bytes(const struct nef_tokenizer *t, uint32_t token, size_t *out_bytes);
 bool nef_token_control(const struct nef_tokenizer *t, uint32_t token); /* CONTROL: not shown to clients */
-bool nef_token_ends(const struct nef_tokenizer *t, uint32_t token);    /* end of generation: eos, eot, <|im_end|>, <|endoftext|> */
+bool nef_token_ends(const struct nef_tokenizer *t, uint32_t token);    /* end of generation; vocab.c lists them */
 uint32_t nef_token_find(const struct nef_tokenizer *t, const char *text); /* a special by its text, or NEF_NO_TOKEN */
 uint32_t nef_tokenizer_bos(const struct nef_tokenizer *t);                /* only if the file asks to add it, else NEF_NO_TOKEN */
 
