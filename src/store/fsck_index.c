@@ -111,11 +111,27 @@ static bool fits_log(struct check *c, uint32_t cell)
                           c->f->options->segment_bytes) == at->offset;
 }
 
+static nef_err is_empty(struct nef_index *index, bool *out_empty)
+{
+    struct nef_index_iter *it = nef_index_iter_new(index, NULL, NULL, 0, NULL, 0);
+    nef_err err;
+
+    if (it == NULL)
+        return NEF_E_NOMEM;
+    nef_index_iter_first(it);
+    err = nef_index_iter_error(it);
+    if (err == NEF_OK)
+        *out_empty = !nef_index_iter_valid(it);
+    nef_index_iter_free(it);
+    return err;
+}
+
 static nef_err index_open(struct check *c, uint32_t cell)
 {
     struct nef_buf value = {0};
     struct stat st;
     char path[4096];
+    bool empty = false;
     nef_err err;
 
     (void)snprintf(path, sizeof path, "%s/" NEF_STORE_INDEX_NAME, data_dir(c), cell);
@@ -134,6 +150,17 @@ static nef_err index_open(struct check *c, uint32_t cell)
     if (err == NEF_OK)
         err = nef_row_applied_get(value.data, value.bytes, &c->at[cell]);
     nef_buf_free(&value);
+    if (err == NEF_E_NOT_FOUND && nef_log_start(c->logs[cell]) == NEF_SEGMENT_HEADER_BYTES) {
+        nef_err found = is_empty(c->indexes[cell], &empty);
+
+        if (found != NEF_OK && found != NEF_E_CORRUPT)
+            return found;
+    }
+    if (empty) { /* a zone that was killed before its first flush; nothing is lost with it */
+        nef_fsck_say(c->f, false, c->zone, cell, UINT64_MAX,
+                     "the index is empty; the log is whole, and the zone makes it from that when it starts");
+        return NEF_OK;
+    }
     if (err == NEF_E_NOT_FOUND || err == NEF_E_CORRUPT || err == NEF_E_VERSION) {
         nef_fsck_say(c->f, true, c->zone, cell, UINT64_MAX,
                      "the index doesn't say what it has applied: %s", nef_err_text(err));
