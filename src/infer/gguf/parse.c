@@ -249,7 +249,7 @@ static nef_err take_shape(struct parser *p, struct nef_gguf_tensor *t)
 {
     uint32_t weights, block_bytes;
     uint64_t count = 1;
-    char field[16];
+    char field[24];
     nef_err err;
 
     err = take_u32(p, "number of dims", &t->dims_count);
