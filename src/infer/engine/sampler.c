@@ -1,0 +1,284 @@
+/* Sampling; see sampler.h and docs/numerics.md section 4.
+ *
+ * The weight of a token is exp(logit/temperature - the largest such), in float; sums are double and go through tokens in one order:
+ * by id where no filter needs an order, else from likely to unlikely (equals: lower id first). Which of the two applies
+ * depends on the request's parameters alone. A weight below exp(-80) counts as 0: together such tokens are less likely than 1e-28.
+ *
+ * Sorting 150,000 logits for each token would cost more than a small model's layer, and filters keep few of them. So a histogram
+ * over the leading bits of the logits finds a threshold that the most likely ones exceed; those are sorted, and only if the
+ * filter wants more is the threshold lowered. The order is total, so what comes out doesn't depend on the threshold.
+ *
+ * Compiled without contraction to fma (meson.build): the same source must round the same on every machine. */
+#include "infer/engine/sampler.h"
+#include <stdbool.h>
+#include <string.h>
+#include "base/assert.h"
+
+/* ---- random numbers ---- */
+
+void nef_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
+{
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)c0 * 0xD2511F53u, b = (uint64_t)c2 * 0xCD9E8D57u;
+
+        c0 = (uint32_t)(b >> 32) ^ c1 ^ k0;
+        c1 = (uint32_t)b;
+        c2 = (uint32_t)(a >> 32) ^ c3 ^ k1;
+        c3 = (uint32_t)a;
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
+}
+
+double nef_sampler_random(uint64_t seed, uint64_t position)
+{
+    uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), 0, 0};
+    uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    uint32_t bits[4];
+
+    nef_philox(counter, key, bits);
+    return (double)(((uint64_t)bits[0] << 32 | bits[1]) >> 11) * 0x1p-53;
+}
+
+/* ---- weights ---- */
+
+/* exp(x) for x <= 0, 0 below -80; relative error < 3e-7. Range reduction with ln 2 in two parts, polynomial of Cephes' expf. */
+static inline float weight_of(float x)
+{
+    float shifted = x * 1.44269504f + 12582912.0f; /* rounds to an integer in the low bits of the mantissa */
+    float n = shifted - 12582912.0f, r = x - n * 0.693359375f - n * -2.12194440e-4f, p;
+    uint32_t bits;
+
+    p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    memcpy(&bits, &p, sizeof(bits));
+    bits += (uint32_t)(int32_t)n << 23;
+    memcpy(&p, &bits, sizeof(p));
+    return x < -80.0f ? 0.0f : p;
+}
+
+/* All weights, by id. Clamped, so that -inf (a token that something forbids) gives 0. */
+static void weights_of_all(const float *logits, uint32_t vocab, float temperature, float largest, float *out)
+{
+    for (uint32_t i = 0; i < vocab; i++) {
+        float x = (logits[i] - largest) / temperature;
+
+        out[i] = weight_of(x < -81.0f ? -81.0f : x);
+    }
+}
+
+/* ---- order ---- */
+
+/* Bits that sort like the float, most likely first. -0 counts as 0: equals are told apart by id alone. */
+static inline uint32_t rank_of(float logit)
+{
+    float value = logit + 0.0f;
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof(bits));
+    return bits & 0x80000000u ? bits : ~bits & 0x7fffffffu;
+}
+
+#define BUCKET_BITS 12u
+#define BUCKETS     (1u << BUCKET_BITS)
+
+struct entry {
+    uint32_t rank, id;
+};
+
+/* Stable, by rank, in four passes over bytes; the result is in A. */
+static void sort(struct entry *a, struct entry *b, uint32_t count)
+{
+    for (uint32_t shift = 0; shift < 32; shift += 8) {
+        uint32_t starts[257] = {0};
+        struct entry *swap = a;
+
+        for (uint32_t i = 0; i < count; i++)
+            starts[(a[i].rank >> shift & 0xff) + 1]++;
+        for (uint32_t i = 0; i < 256; i++)
+            starts[i + 1] += starts[i];
+        for (uint32_t i = 0; i < count; i++)
+            b[starts[a[i].rank >> shift & 0xff]++] = a[i];
+        a = b;
+        b = swap;
+    }
+}
+
+struct sorter {
+    const float *logits;
+    uint32_t vocab;
+    uint32_t finite;  /* candidates: logits above -inf */
+    uint32_t *counts; /* BUCKETS */
+    struct entry *entries, *spare; /* vocab each */
+};
+
+/* Sort the most likely tokens, at least LEAST of them if there are so many; returns how many are in `entries`. */
+static uint32_t sort_likely(struct sorter *s, uint32_t least)
+{
+    uint32_t count = 0, last = 0, at = 0;
+
+    while (last < BUCKETS - 1 && (count += s->counts[last]) < least)
+        last++;
+    for (uint32_t i = 0; i < s->vocab; i++) {
+        uint32_t rank = rank_of(s->logits[i]);
+
+        if (rank >> (32 - BUCKET_BITS) <= last && s->logits[i] > -__builtin_inff())
+            s->entries[at++] = (struct entry){rank, i};
+    }
+    sort(s->entries, s->spare, at);
+    return at;
+}
+
+static void count_buckets(struct sorter *s)
+{
+    memset(s->counts, 0, BUCKETS * sizeof(s->counts[0]));
+    s->finite = 0;
+    for (uint32_t i = 0; i < s->vocab; i++) {
+        bool candidate = s->logits[i] > -__builtin_inff();
+
+        s->counts[rank_of(s->logits[i]) >> (32 - BUCKET_BITS)] += candidate;
+        s->finite += candidate;
+    }
+}
+
+/* ---- drawing ---- */
+
+static uint32_t draw_by_id(const float *weights, uint32_t vocab, float least, double u)
+{
+    double sum = 0.0, at = 0.0, target;
+    uint32_t last = 0;
+
+    for (uint32_t i = 0; i < vocab; i++)
+        sum += weights[i] >= least ? (double)weights[i] : 0.0;
+    target = u * sum;
+    for (uint32_t i = 0; i < vocab; i++) {
+        if (weights[i] < least || weights[i] == 0.0f)
+            continue;
+        at += (double)weights[i];
+        last = i;
+        if (at > target)
+            break;
+    }
+    return last; /* if rounding kept `at` from exceeding the target: the last one possible */
+}
+
+/* The first COUNT sorted tokens with their weights; `least` is min_p's. The most likely one always stays. */
+static uint32_t draw_sorted(const struct entry *entries, const float *weights, uint32_t count, float least, double u)
+{
+    double sum = 0.0, at = 0.0, target;
+    uint32_t kept = 1;
+
+    while (kept < count && weights[kept] >= least && weights[kept] > 0.0f)
+        kept++;
+    for (uint32_t i = 0; i < kept; i++)
+        sum += (double)weights[i];
+    target = u * sum;
+    for (uint32_t i = 0; i < kept; i++) {
+        at += (double)weights[i];
+        if (at > target)
+            return entries[i].id;
+    }
+    return entries[kept - 1].id;
+}
+
+/* How many of the COUNT sorted weights reach PART of TOTAL; count + 1 if they don't. */
+static uint32_t reach(const float *weights, uint32_t count, double part, double total)
+{
+    double sum = 0.0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        sum += (double)weights[i];
+        if (sum >= part * total)
+            return i + 1;
+    }
+    return count + 1;
+}
+
+size_t nef_sampler_scratch(uint32_t vocab)
+{
+    return 2 * (size_t)vocab * sizeof(struct entry) + 2 * ((size_t)vocab + 1) * sizeof(float) + BUCKETS * sizeof(uint32_t);
+}
+
+nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t vocab, uint64_t position, void *scratch,
+                   uint32_t *out_token)
+{
+    struct sorter sorter = {.logits = logits, .vocab = vocab, .entries = scratch};
+    float *all, *weights; /* by id; of the sorted ones */
+    float largest = -__builtin_inff(), least;
+    uint32_t best = 0, count, keep;
+    bool bad = false;
+    double u, total = 0.0;
+
+    NEF_ASSERT(vocab > 0);
+    sorter.spare = sorter.entries + vocab;
+    all = (float *)(sorter.spare + vocab);
+    weights = all + vocab + 1;
+    sorter.counts = (uint32_t *)(weights + vocab + 1);
+    for (uint32_t i = 0; i < vocab; i++) {
+        bad |= logits[i] != logits[i];
+        if (logits[i] > largest) {
+            largest = logits[i];
+            best = i;
+        }
+    }
+    if (bad || !(largest > -__builtin_inff()) || !(largest < __builtin_inff()))
+        return NEF_E_CORRUPT;
+    if (!(s->temperature > 0.0f)) {
+        *out_token = best;
+        return NEF_OK;
+    }
+    u = nef_sampler_random(s->seed, position);
+    least = s->min_p > 0.0f ? s->min_p : 0.0f; /* against the largest weight, which is 1 */
+    if (least > 1.0f)
+        least = 1.0f;
+    if (s->top_k == 0 && s->top_p >= 1.0f) {
+        weights_of_all(logits, vocab, s->temperature, largest, all);
+        *out_token = draw_by_id(all, vocab, least, u);
+        return NEF_OK;
+    }
+    count_buckets(&sorter);
+    keep = s->top_k == 0 || s->top_k > sorter.finite ? sorter.finite : s->top_k;
+    if (s->top_p < 1.0f && keep == sorter.finite) {
+        weights_of_all(logits, vocab, s->temperature, largest, all);
+        for (uint32_t i = 0; i < vocab; i++)
+            total += (double)all[i];
+    }
+    for (uint32_t want = NEF_MIN(keep, 256u);;) {
+        uint32_t reached;
+
+        count = NEF_MIN(sort_likely(&sorter, want), keep);
+        for (uint32_t i = 0; i < count; i++)
+            weights[i] = weight_of(NEF_MAX((logits[sorter.entries[i].id] - largest) / s->temperature, -81.0f));
+        if (s->top_p >= 1.0f && count >= keep)
+            break;
+        if (s->top_p < 1.0f && keep < sorter.finite && count >= keep) {
+            total = 0.0; /* of those that top_k left */
+            for (uint32_t i = 0; i < count; i++)
+                total += (double)weights[i];
+        }
+        if (s->top_p < 1.0f && (keep == sorter.finite || count >= keep)) {
+            reached = reach(weights, count, (double)s->top_p, total);
+            if (reached <= count) {
+                count = reached;
+                break;
+            }
+        }
+        if (count >= keep)
+            break; /* all of them: rounding of the sums kept top_p from being reached */
+        want = want > keep / 16 ? keep : want * 16;
+    }
+    *out_token = draw_sorted(sorter.entries, weights, count, least, u);
+    return NEF_OK;
+}
