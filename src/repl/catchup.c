@@ -100,8 +100,21 @@ static void send_join(struct nef_repl *r, uint32_t peer)
     r->follow_asked_at = r->now;
 }
 
-/* Where CELL's log is cut so that nothing above CUT is left: CUT itself, or where the hole begins in which it
- * lies. (Skipped segments leave holes, and a log can end at the edge of one only.) */
+/* What our log lacks below CUT was dropped (or skipped) because of records above CUT, perhaps, and those are given
+ * up: a loss was accepted since our last record, and we had gone on beyond what counts now. So the primary may well
+ * need what we lack. */
+static bool dropped_in_vain(const struct nef_repl *r, uint32_t c, uint64_t cut)
+{
+    const struct cell *cell = &r->cells[c];
+    uint64_t last = cell->epochs.count > 0 ? cell->epochs.at[cell->epochs.count - 1].epoch : 0;
+
+    return (cut < cell->end || cell->must_cut) && r->group.override_epoch > last &&
+           (nef_repl_log_start(r, c) > NEF_SEGMENT_HEADER_BYTES ||
+            r->config.present_until(r->config.context, c, NEF_SEGMENT_HEADER_BYTES) < cut);
+}
+
+/* Where CELL's log is cut so that nothing of it is left that isn't shared: at CUT; or, if that lies in a hole (of
+ * skipped or dropped segments), where the hole begins; or at the very beginning. */
 static uint64_t cut_place(const struct nef_repl *r, uint32_t c, uint64_t cut)
 {
     uint64_t at = nef_repl_log_start(r, c);
@@ -114,14 +127,14 @@ static uint64_t cut_place(const struct nef_repl *r, uint32_t c, uint64_t cut)
         at = r->config.next_present(r->config.context, c, until);
         NEF_ASSERT(at > until);
         if (cut < at)
-            return until;
+            cut = until;
     }
-    return cut;
+    return dropped_in_vain(r, c, cut) ? NEF_SEGMENT_HEADER_BYTES : cut;
 }
 
-/* The shared prefix ends in a hole of our log: what lies behind the hole isn't shared, and what lies in it the
- * primary may have. Go back to where the hole begins, and ask again from there. */
-static void leave_hole(struct nef_repl *r, const struct nef_message *m)
+/* The primary doesn't know what our log lacks below the cut: go back to where nothing is lacking that it may have,
+ * and ask again from there. */
+static void go_back(struct nef_repl *r, const struct nef_message *m)
 {
     struct nef_reader reader = nef_reader_of(m->body, m->body_bytes);
     struct nef_joined j;
@@ -149,7 +162,7 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
     struct nef_reader reader = nef_reader_of(m->body, m->body_bytes);
     struct nef_joined j;
     struct nef_joined_cell jc;
-    bool in_hole = false;
+    bool back = false;
 
     if (nef_joined_decode(&reader, &j) != NEF_OK || j.cell_count != r->config.cell_count)
         return;
@@ -165,7 +178,7 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
         if (jc.cut < nef_repl_log_start(r, c) && jc.cut != NEF_SEGMENT_HEADER_BYTES)
             return; /* segments were dropped since we asked */
         place = cut_place(r, c, jc.cut);
-        in_hole = in_hole || place != jc.cut;
+        back = back || place != jc.cut;
         /* A change of ours that is pending promises what we hold: it must stay true if it wins (R10). */
         if (r->cas.pending && nef_group_has(&r->cas.group, &r->config.replica) &&
             place < r->cas.group.first_offset[c])
@@ -173,8 +186,10 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
     }
     if (nef_reader_end(&reader) != NEF_OK)
         return;
-    if (in_hole) {
-        leave_hole(r, m);
+    if (back) {
+        /* What a member in sync holds is promised: it leaves the record first, or leads. */
+        if (!nef_group_has(&r->group, &r->config.replica))
+            go_back(r, m);
         return;
     }
     reader = nef_reader_of(m->body, m->body_bytes);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include "sim/story.h"
 
@@ -199,6 +200,44 @@ static void test_accepted_loss_and_the_other_dropped_its_beginning(void **state)
     done();
 }
 
+/* The same, but b's log reaches into what a still has. What a dropped, it dropped because of records that are given
+ * up, and b has it: a may not keep the shared rest alone. */
+static void test_accepted_loss_below_a_drop(void **state)
+{
+    struct nef_event recover = {.type = NEF_EV_RECOVER};
+    const struct log *l = &s->nodes[0].disk.logs[0];
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    write_many(0, 60);
+    while (l->end < 2 * SEGMENT || l->end % SEGMENT == NEF_SEGMENT_HEADER_BYTES || l->end % SEGMENT > SEGMENT / 2)
+        put(0, 0);
+    run(200);
+    node_crash(&s->nodes[1], true);
+    run(1000);
+    write_many(0, 6);
+    node_drop(&s->nodes[0]);
+    assert_true(l->start > NEF_SEGMENT_HEADER_BYTES && l->start < s->nodes[1].disk.logs[0].end);
+    node_crash(&s->nodes[0], true);
+    node_start(&s->nodes[1]);
+    run(1000);
+    node_step(&s->nodes[1], &recover);
+    run(1500);
+    assert_true(s->nodes[1].repl->won);
+    w = put(1, 0);
+    node_start(&s->nodes[0]);
+    run(4000);
+    told("a > cuts cell 0 from");
+    told("a > is backup");
+    assert_int_equal(l->start, NEF_SEGMENT_HEADER_BYTES);
+    r = get(0, 0);
+    assert_true(answered(r));
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    check_end(s);
+    done();
+}
+
 /* c has skipped to where a's log begins when a and c die. What b holds, which counts after the accepted loss,
  * ends below: in c's hole, or below all that c has if c was new. */
 static void skip_above_the_end(bool new_disk)
@@ -207,6 +246,7 @@ static void skip_above_the_end(bool new_disk)
     struct log *l = &s->nodes[2].disk.logs[0];
     uint64_t had;
     uint32_t w, r;
+    char text[80];
 
     region(3);
     write_many(0, 12);
@@ -234,6 +274,7 @@ static void skip_above_the_end(bool new_disk)
     assert_true(l->end > s->nodes[1].disk.logs[0].end);
     assert_int_equal(l->end, l->hole_to);
     assert_true(l->hole_from < s->nodes[1].disk.logs[0].end);
+    (void)snprintf(text, sizeof text, "c > cuts cell 0 from %lu to %lu\n", l->end, l->hole_from);
     s->nodes[0].stopped_for_good = true;
     node_start(&s->nodes[1]);
     run(1000);
@@ -247,6 +288,8 @@ static void skip_above_the_end(bool new_disk)
          "c > cuts cell 0 from\n"
          "c > is backup");
     assert_int_equal(l->hole_to, 0);
+    if (!new_disk)
+        assert_non_null(strstr(s->trace, text));
     r = get(2, 0);
     assert_true(answered(r));
     assert_int_equal(s->requests[r].result, s->requests[w].value);
@@ -268,6 +311,7 @@ int main(void)
         cmocka_unit_test(test_a_backup_is_not_held_by_what_cant_be_read),
         cmocka_unit_test(test_a_primary_with_a_hole),
         cmocka_unit_test(test_accepted_loss_and_the_other_dropped_its_beginning),
+        cmocka_unit_test(test_accepted_loss_below_a_drop),
         cmocka_unit_test(test_a_skip_above_a_new_primarys_end),
     };
 

@@ -92,6 +92,8 @@ void log_truncate(struct log *l, uint64_t to)
     if (to < l->hole_to)
         l->hole_from = l->hole_to = 0;
     l->start = NEF_MIN(l->start, to); /* below it: all is discarded, as if there had never been a log */
+    if (to == NEF_SEGMENT_HEADER_BYTES)
+        l->dropped_by = 0;
     if (to < l->base)
         l->base = l->start;
     l->count = keep;

@@ -151,6 +151,7 @@ void node_drop(struct node *n)
             continue;
         sim_trace(n->sim, n, "drops cell %u below %lu", c, to);
         log_drop(l, to);
+        l->dropped_by = n->applied[c];
     }
 }
 
@@ -436,6 +437,10 @@ static void execute(struct node *n, const struct nef_action *a, uint64_t message
     case NEF_ACT_TRUNCATE:
         NEF_ASSERT(n->sync_at[a->cell] == 0);
         sim_trace(s, n, "cuts cell %u from %lu to %lu", a->cell, l->end, a->offset);
+        if (s->loss_accepted && a->offset < l->dropped_by &&
+            a->offset > (l->start > NEF_SEGMENT_HEADER_BYTES ? NEF_SEGMENT_HEADER_BYTES : l->hole_from))
+            sim_fail(s, "R8: %c keeps cell %u up to %lu without what it dropped because of records up to %lu",
+                     n->name, a->cell, a->offset, l->dropped_by);
         log_truncate(l, a->offset);
         nef_gate_cut(n->gates[a->cell], a->offset);
         if (n->applied[a->cell] > a->offset) { /* index rebuilt, as after damage or accepted loss */
@@ -453,6 +458,7 @@ static void execute(struct node *n, const struct nef_action *a, uint64_t message
     case NEF_ACT_SKIP:
         sim_trace(s, n, "skips cell %u from %lu to %lu", a->cell, l->end, a->offset);
         log_skip(l, a->offset);
+        l->dropped_by = a->offset; /* at least */
         {
             struct nef_repl_cell_start start = {.end = a->offset};
 

@@ -59,6 +59,7 @@ struct log {
     uint64_t durable; /* survives a crash */
     /* what was skipped because the primary had dropped it, and from where on the index is complete */
     uint64_t hole_from, hole_to, base;
+    uint64_t dropped_by; /* end of the records because of which segments were dropped or skipped; 0: none were */
     /* a cut that isn't durable yet: what a crash may bring back */
     struct record *kept;
     uint32_t kept_count;
