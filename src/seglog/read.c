@@ -29,6 +29,18 @@ uint64_t nef_log_end(struct nef_log *log)
     return end;
 }
 
+uint64_t nef_log_epoch_start(struct nef_log *log, uint64_t epoch)
+{
+    uint64_t start;
+
+    pthread_mutex_lock(&log->lock);
+    start = log->end;
+    for (uint32_t i = log->epochs.count; i-- > 0 && log->epochs.at[i].epoch >= epoch;)
+        start = log->epochs.at[i].offset;
+    pthread_mutex_unlock(&log->lock);
+    return start;
+}
+
 nef_err nef_log_read(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes)
 {
     struct nef_segment *seg;

@@ -59,6 +59,9 @@ void nef_log_close(struct nef_log *log);
 
 uint64_t nef_log_start(struct nef_log *log);
 uint64_t nef_log_end(struct nef_log *log);
+/* Where the first record of EPOCH or a later one stands: the end of what was there before; the log's end if there is
+ * none. Of the newest NEF_EPOCHS_KEPT epochs only. Any thread. */
+uint64_t nef_log_epoch_start(struct nef_log *log, uint64_t epoch);
 
 /* Write BYTES bytes of stamped records at OFFSET == nef_log_end. If they begin in a new segment, OFFSET
  * is that segment's first record place and the old end must be its border or filled by a pad record that

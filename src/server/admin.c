@@ -32,8 +32,7 @@ struct nef_admin {
     struct nef_admin_options options;
     struct nef_http *http;
     struct nef_workers *workers;
-    char *token;                /* NEF_TOKEN_BYTES of locked memory */
-    pthread_mutex_t users_lock; /* one creation at a time: names are unique */
+    char *token; /* NEF_TOKEN_BYTES of locked memory */
     pthread_rwlock_t s3_lock;
     struct nef_s3_service *s3; /* under s3_lock */
     atomic_uint calls;
@@ -290,7 +289,6 @@ static void users_create(struct admin_call *c)
 {
     struct nef_admin *admin = c->admin;
     struct nef_user user = {0};
-    struct by_name same = {.name = user.name};
     nef_err err;
 
     if (!parse_user(c, &user))
@@ -299,14 +297,9 @@ static void users_create(struct admin_call *c)
     draw(user.access_key + 3, ACCESS_KEY_RANDOM, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 31);
     draw(user.secret_key, SECRET_KEY_RANDOM,
          "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", 63);
-    (void)pthread_mutex_lock(&admin->users_lock);
-    err = find_name(c, &same);
-    if (err == NEF_OK && same.found && !same.user.disabled)
-        err = NEF_E_EXISTS;
-    if (err == NEF_OK)
-        err = nef_region_user_put(admin->options.rt, admin->options.keys,
-                                  admin->options.config->cells, &user);
-    (void)pthread_mutex_unlock(&admin->users_lock);
+    /* Whether the name is taken is decided where all zones decide the same: when the op is applied. */
+    err = nef_region_user_put(admin->options.rt, admin->options.keys, admin->options.config->cells,
+                              &user);
     if (err == NEF_OK)
         answer_json(c, 201,
                     json_pack("{s:s, s:s, s:s, s:s, s:b}", "name", user.name, "access_key",
@@ -319,7 +312,6 @@ static void users_create(struct admin_call *c)
     else
         answer_err(c, err);
     nef_wipe(&user, sizeof(user));
-    nef_wipe(&same.user, sizeof(same.user));
 }
 
 static void users_disable(struct admin_call *c)
@@ -514,7 +506,6 @@ static void free_admin(struct nef_admin *admin)
 {
     nef_workers_free(admin->workers);
     nef_secret_free(admin->token, NEF_TOKEN_BYTES);
-    (void)pthread_mutex_destroy(&admin->users_lock);
     (void)pthread_rwlock_destroy(&admin->s3_lock);
     free(admin);
 }
@@ -535,7 +526,6 @@ nef_err nef_admin_start(const struct nef_admin_options *options, struct nef_admi
         return NEF_E_NOMEM;
     admin->options = *options;
     admin->s3 = options->s3;
-    (void)pthread_mutex_init(&admin->users_lock, NULL);
     (void)pthread_rwlock_init(&admin->s3_lock, NULL);
     admin->token = nef_secret_new(NEF_TOKEN_BYTES);
     if (admin->token == NULL)

@@ -129,7 +129,7 @@ nef_err nef_region_user_put(struct nef_runtime *rt, struct nef_keys *keys, uint3
                             const struct nef_user *user)
 {
     struct nef_op op = {.type = NEF_RECORD_USER_PUT};
-    nef_err err = NEF_OK;
+    nef_err err;
 
     op.u.user_put = (struct nef_op_user_put){
         .name = {user->name, (uint32_t)strlen(user->name)},
@@ -138,7 +138,12 @@ nef_err nef_region_user_put(struct nef_runtime *rt, struct nef_keys *keys, uint3
         .bucket = {user->bucket, (uint32_t)strlen(user->bucket)},
         .read_only = user->read_only,
         .disabled = user->disabled};
-    for (uint32_t cell = cell_count; cell-- > 0 && err == NEF_OK;)
-        err = nef_region_propose(rt, keys, cell, &op);
-    return err;
+    err = nef_region_propose(rt, keys, 0, &op);
+    for (uint32_t cell = 1; cell < cell_count && err == NEF_OK; cell++) {
+        nef_err other = nef_region_propose(rt, keys, cell, &op);
+
+        if (other != NEF_OK)
+            nef_trace(NEF_TRACE_WARN, "user_copy_left", "u:cell", (uint64_t)cell, "e:err", (int)other, NULL);
+    }
+    return err; /* cell 0 decides; maintenance copies what is left */
 }

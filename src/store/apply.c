@@ -163,7 +163,7 @@ static nef_err run_read(struct nef_cell *cell, uint64_t offset, uint64_t until, 
 
 static bool starts_with_empty_batch(uint16_t type)
 {
-    return type == NEF_RECORD_BUCKET_CLOSE || type == NEF_RECORD_UPLOAD_COMPLETE ||
+    return type == NEF_RECORD_BUCKET_CLOSE || type == NEF_RECORD_USER_PUT || type == NEF_RECORD_UPLOAD_COMPLETE ||
            type == NEF_RECORD_UPLOAD_ABORT || type == NEF_RECORD_DROP;
 }
 
@@ -248,7 +248,7 @@ static nef_err op_apply(struct nef_apply *a, nef_err *out_code)
     case NEF_RECORD_DROP: return nef_apply_drop(a, out_code);
     case NEF_RECORD_CHECKPOINT_BEGIN: return nef_apply_checkpoint_begin(a, out_code);
     case NEF_RECORD_CHECKPOINT_END: return nef_apply_checkpoint_end(a, out_code);
-    case NEF_RECORD_OVERRIDE: return NEF_OK; /* is there to be read, changes nothing */
+    case NEF_RECORD_OVERRIDE: return nef_apply_override(a, out_code);
     default:
         *out_code = NEF_E_UNSUPPORTED; /* reserved types */
         return NEF_OK;

@@ -63,6 +63,7 @@ NEF_MUST_CHECK nef_err nef_bucket_open(struct nef_cell *cell, const struct nef_i
 /* Make the key known that the record's DEK is wrapped by, from the rows. NEF_E_NOT_FOUND: no row has it. */
 NEF_MUST_CHECK nef_err nef_apply_load_key(struct nef_cell *cell, const struct nef_id *key);
 NEF_MUST_CHECK nef_err nef_apply_region(struct nef_apply *a, nef_err *out_code);
+NEF_MUST_CHECK nef_err nef_apply_override(struct nef_apply *a, nef_err *out_code);
 NEF_MUST_CHECK nef_err nef_apply_bucket_put(struct nef_apply *a, nef_err *out_code);
 NEF_MUST_CHECK nef_err nef_apply_bucket_close(struct nef_apply *a, nef_err *out_code);
 NEF_MUST_CHECK nef_err nef_apply_bucket_reopen(struct nef_apply *a, nef_err *out_code);

@@ -131,6 +131,28 @@ static nef_err name_check(struct nef_cell *cell, const struct nef_row_key *k,
     return err;
 }
 
+/* The first record of an epoch counts. */
+nef_err nef_apply_override(struct nef_apply *a, nef_err *out_code)
+{
+    struct nef_cell *cell = a->cell;
+    const struct nef_op_override *op = &a->op.u.override;
+    struct nef_row_override row = {.end = op->end, .offset = a->record->offset, .time_ms = a->time_ms};
+    struct nef_row_key k;
+    nef_err err;
+
+    if (op->epoch == 0 || op->epoch > a->record->epoch || op->end > a->record->offset) {
+        *out_code = NEF_E_PROTOCOL;
+        return NEF_OK;
+    }
+    *out_code = NEF_OK;
+    nef_key_u64(&k, 'V', op->epoch);
+    err = nef_batch_get(cell, &k, &cell->value2);
+    if (err != NEF_E_NOT_FOUND)
+        return err;
+    nef_row_override_put(&cell->row, &row);
+    return nef_batch_put(cell, &k, &cell->row);
+}
+
 nef_err nef_apply_bucket_put(struct nef_apply *a, nef_err *out_code)
 {
     struct nef_cell *cell = a->cell;
@@ -305,6 +327,41 @@ nef_err nef_apply_bucket_delete(struct nef_apply *a, nef_err *out_code)
     return NEF_OK;
 }
 
+/* Has another user who isn't disabled this name? The batch is empty (apply.c writes it before a user's op). Ops on
+ * users are rare and users are few, so all of them are looked at. */
+static nef_err name_taken(struct nef_cell *cell, const struct nef_user *user, bool *out_taken)
+{
+    struct nef_row_key from, to;
+    struct nef_index_iter *it;
+    struct nef_user other;
+    size_t key_bytes = strlen(user->access_key);
+    nef_err err = NEF_OK;
+
+    nef_key_kind(&from, 'U');
+    to = from;
+    nef_key_after_prefix(&to);
+    it = nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data, to.bytes);
+    if (it == NULL)
+        return NEF_E_NOMEM;
+    *out_taken = false;
+    memset(&other, 0, sizeof other);
+    for (nef_index_iter_first(it); err == NEF_OK && !*out_taken && nef_index_iter_valid(it);
+         nef_index_iter_next(it)) {
+        size_t k_bytes, v_bytes;
+        const uint8_t *k = nef_index_iter_key(it, &k_bytes);
+        const uint8_t *v = nef_index_iter_value(it, &v_bytes);
+        bool self = k_bytes == key_bytes + 1 && memcmp(k + 1, user->access_key, key_bytes) == 0;
+
+        err = nef_row_user_get(v, v_bytes, &other);
+        *out_taken = err == NEF_OK && !self && !other.disabled && strcmp(other.name, user->name) == 0;
+    }
+    if (err == NEF_OK)
+        err = nef_index_iter_error(it);
+    nef_index_iter_free(it);
+    nef_wipe(&other, sizeof other);
+    return err;
+}
+
 nef_err nef_apply_user_put(struct nef_apply *a, nef_err *out_code)
 {
     struct nef_cell *cell = a->cell;
@@ -325,6 +382,16 @@ nef_err nef_apply_user_put(struct nef_apply *a, nef_err *out_code)
     }
     user.read_only = op->read_only;
     user.disabled = op->disabled;
+    if (cell->number == 0 && !user.disabled) { /* cell 0 decides, as for buckets; the others have copies */
+        bool taken = false;
+
+        err = name_taken(cell, &user, &taken);
+        if (err != NEF_OK || taken) {
+            nef_wipe(&user, sizeof user);
+            *out_code = taken ? NEF_E_EXISTS : NEF_OK;
+            return err;
+        }
+    }
     nef_key_text(&k, 'U', user.access_key, strlen(user.access_key));
     err = nef_batch_get(cell, &k, &cell->value2);
     if (err == NEF_E_NOT_FOUND) {

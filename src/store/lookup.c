@@ -94,6 +94,28 @@ nef_err nef_store_region_next(struct nef_store *store, uint32_t cell, struct nef
     return nef_run_op(store->options.keys, &op, cell, NULL, NULL, NULL, 0, out_run);
 }
 
+nef_err nef_store_override_next(struct nef_store *store, uint32_t cell, uint64_t epoch, uint64_t end,
+                                struct nef_run *out_run)
+{
+    struct nef_buf value = {0};
+    struct nef_row_key k;
+    struct nef_op op;
+    nef_err err;
+
+    NEF_ASSERT(cell < store->options.cell_count);
+    nef_key_u64(&k, 'V', epoch);
+    err = nef_cell_get(&store->cells[cell], &k, &value);
+    nef_buf_free(&value);
+    if (err == NEF_OK)
+        *out_run = (struct nef_run){.cell = cell};
+    if (err != NEF_E_NOT_FOUND)
+        return err;
+    memset(&op, 0, sizeof op);
+    op.type = NEF_RECORD_OVERRIDE;
+    op.u.override = (struct nef_op_override){.epoch = epoch, .end = end};
+    return nef_run_op(store->options.keys, &op, cell, NULL, NULL, NULL, 0, out_run);
+}
+
 /* ---- buckets ---- */
 
 static void bucket_fill(const struct nef_id *id, const struct nef_row_bucket *row,

@@ -323,6 +323,28 @@ nef_err nef_row_checkpoint_get(const void *value, size_t bytes, struct nef_row_c
     return NEF_OK;
 }
 
+void nef_row_override_put(struct nef_buf *out, const struct nef_row_override *row)
+{
+    nef_buf_reset(out);
+    nef_buf_u64(out, row->end);
+    nef_buf_u64(out, row->offset);
+    nef_buf_u64(out, row->time_ms);
+}
+
+nef_err nef_row_override_get(const void *value, size_t bytes, struct nef_row_override *out)
+{
+    struct nef_reader r = nef_reader_of(value, bytes);
+    struct nef_row_override row;
+
+    row.end = nef_read_u64(&r);
+    row.offset = nef_read_u64(&r);
+    row.time_ms = nef_read_u64(&r);
+    if (row_end(&r) != NEF_OK || row.end > row.offset)
+        return NEF_E_CORRUPT;
+    *out = row;
+    return NEF_OK;
+}
+
 void nef_row_bucket_put(struct nef_buf *out, const struct nef_row_bucket *row)
 {
     nef_buf_reset(out);

@@ -9,6 +9,7 @@
  *   R                                region key (wrapped)
  *   T                                totals: objects, uploads, open streams
  *   C                                the latest complete checkpoint and the one that is being written
+ *   V epoch(8)                       a loss that an operator accepted: where the log ended then
  *   B bucket(16)                     a bucket, in every cell
  *   N name                           bucket name -> bucket id, cell 0 only
  *   U access-key                     a user
@@ -48,7 +49,7 @@ struct nef_row_key {
 void nef_key_kind(struct nef_row_key *k, char kind);
 void nef_key_id(struct nef_row_key *k, char kind, const struct nef_id *id); /* B, S; prefix of O M X P */
 void nef_key_text(struct nef_row_key *k, char kind, const void *text, size_t bytes); /* N, U */
-void nef_key_u64(struct nef_row_key *k, char kind, uint64_t number);                 /* L, E; prefix Q */
+void nef_key_u64(struct nef_row_key *k, char kind, uint64_t number);              /* V, L, E; prefix Q */
 void nef_key_id_u32(struct nef_row_key *k, char kind, const struct nef_id *id, uint32_t n); /* X, P */
 /* key_bytes <= NEF_OBJECT_KEY_MAX, no NUL inside (the op decoder and nef_key_valid see to it). */
 void nef_key_object(struct nef_row_key *k, const struct nef_id *bucket, const void *object_key,
@@ -106,6 +107,14 @@ struct nef_row_checkpoint {
 void nef_row_checkpoint_put(struct nef_buf *out, const struct nef_row_checkpoint *row);
 NEF_MUST_CHECK nef_err nef_row_checkpoint_get(const void *value, size_t bytes,
                                               struct nef_row_checkpoint *out);
+
+struct nef_row_override {
+    uint64_t end;     /* of the log when the loss was accepted */
+    uint64_t offset;  /* of the record that says so */
+    uint64_t time_ms; /* of it */
+};
+void nef_row_override_put(struct nef_buf *out, const struct nef_row_override *row);
+NEF_MUST_CHECK nef_err nef_row_override_get(const void *value, size_t bytes, struct nef_row_override *out);
 
 #define NEF_OWNER_MAX 63u
 struct nef_row_bucket {

@@ -74,6 +74,10 @@ NEF_MUST_CHECK nef_err nef_store_apply(struct nef_store *store, uint32_t cell, u
  * out_run->bytes 0: the cell has it. NEF_E_AGAIN: cell 0 hasn't, and cell isn't 0. */
 NEF_MUST_CHECK nef_err nef_store_region_next(struct nef_store *store, uint32_t cell,
                                              struct nef_run *out_run);
+/* The record of a loss that an operator accepted: EPOCH is the one it made, END what the cell's log ended with then.
+ * out_run->bytes 0: the cell has it. Ask only when all that the log held before was applied. */
+NEF_MUST_CHECK nef_err nef_store_override_next(struct nef_store *store, uint32_t cell, uint64_t epoch, uint64_t end,
+                                               struct nef_run *out_run);
 /* NEF_E_AGAIN until a REGION op was applied. */
 NEF_MUST_CHECK nef_err nef_store_region_key(struct nef_store *store, struct nef_id *out_region_key);
 
