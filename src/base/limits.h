@@ -34,6 +34,7 @@
 #define NEF_PROPOSAL_BYTES_MAX (3u << 20)      /* records that are appended together */
 #define NEF_PROPOSAL_RECORDS_MAX 4u
 #define NEF_PROPOSALS_MAX     4096u            /* outstanding from one process, all cells */
+#define NEF_LATER_MAX         8192u            /* callers that wait to be called again: an abort each */
 #define NEF_PROPOSAL_MEMORY   (64u << 20)      /* bytes of them: the back-pressure of uploads */
 #define NEF_OUTCOMES_KEPT     8192u            /* per proposer; > NEF_PROPOSALS_MAX, so none in flight is forgotten */
 #define NEF_PROPOSERS_KEPT    32u              /* starts whose outcomes are kept per cell */

@@ -18,6 +18,7 @@
 
 #define REBUILD_SUFFIX ".rebuild" /* an empty file beside the index: it is wiped at the next start */
 #define APPLY_SLICE    (64ull << 20) /* of log a call: a cut or a skip waits for one of them */
+#define FULL_MAX_NS    60000000000ull /* the disk has space again, and the index doesn't see it: then a start helps */
 
 nef_err cell_open(struct cell *cell, struct nef_log_recovery *out_recovery)
 {
@@ -200,6 +201,24 @@ nef_err cell_rebuild_wanted(struct cell *cell)
     return unlink(mark) == 0 ? NEF_OK : NEF_E_IO;
 }
 
+/* The index found no space. That is the state of a full disk: upkeep says so to the core, and both zones refuse
+ * writes with that reason; look-ups go on. It is tried again, and ends with the first that is applied. An index that
+ * has not noticed the space that came back is opened anew, by a new process. */
+static void index_full(struct cell *cell, nef_err err, uint64_t *since_ns)
+{
+    struct nef_runtime *rt = cell->rt;
+    bool full = err == NEF_E_NOSPACE, was_full = atomic_exchange(&cell->index_full, full);
+    uint64_t now = now_ns(), reserve = (rt->cell_count + 1) * rt->segment_bytes;
+
+    if (full != was_full)
+        nef_trace(full ? NEF_TRACE_ERROR : NEF_TRACE_INFO, full ? "index_no_space" : "index_space_again", "u:cell",
+                  (uint64_t)cell->number, NULL);
+    if (!full || !was_full || atomic_load(&rt->free_bytes) <= reserve)
+        *since_ns = now;
+    else if (now - *since_ns > FULL_MAX_NS)
+        index_failed(cell, err);
+}
+
 static bool apply_due(struct cell *cell)
 {
     if (cell->hold)
@@ -226,6 +245,7 @@ static void *apply_main(void *argument)
 {
     struct cell *cell = argument;
     struct nef_runtime *rt = cell->rt;
+    uint64_t full_since = 0;
     uint32_t stuck = 0;
 
     thread_name("apply-%u", cell->number);
@@ -256,6 +276,7 @@ static void *apply_main(void *argument)
             err = nef_store_apply(rt->store, cell->number, until);
         }
         applied = nef_store_applied(rt->store, cell->number);
+        index_full(cell, err, &full_since);
         if (err != NEF_OK) {
             /* AGAIN: a checkpoint is awaited */
             nef_trace(err == NEF_E_AGAIN ? NEF_TRACE_DEBUG : NEF_TRACE_ERROR, "apply_failed", "u:cell",

@@ -418,6 +418,9 @@ static void *link_main(void *argument)
         }
         if (link->have[CONN_CTL] && link->have[CONN_BULK]) {
             start_pair(link);
+            pthread_mutex_unlock(&link->lock);
+            link_send_clock(link); /* a zone that starts waits for it */
+            pthread_mutex_lock(&link->lock);
             continue;
         }
         if (link->have[CONN_CTL] || link->have[CONN_BULK]) {

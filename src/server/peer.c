@@ -92,6 +92,16 @@ struct frame *frame_plain(enum frame_kind kind, const void *body, uint32_t bytes
     return f;
 }
 
+/* The other side compares it with its own when it comes: at once when the link is up, then every second. */
+void link_send_clock(struct link *link)
+{
+    uint8_t text[8];
+    struct nef_writer w = nef_writer_of(text, sizeof(text));
+
+    nef_write_u64(&w, nef_wall_ms());
+    (void)link_send(link, CONN_CTL, frame_plain(FRAME_CLOCK, text, sizeof(text))); /* the next one comes */
+}
+
 void link_close(struct link *link, const char *why)
 {
     pthread_mutex_lock(&link->lock);

@@ -255,6 +255,7 @@ nef_err nef_runtime_start(const struct nef_zone_config *config, struct nef_keys 
     pthread_mutex_init(&rt->status_lock, NULL);
     pthread_mutex_init(&rt->etcd_lock, NULL);
     pthread_mutex_init(&rt->digest_lock, NULL);
+    pthread_mutex_init(&rt->later_lock, NULL);
     pthread_cond_init(&rt->etcd_cond, NULL);
     props_init(&rt->props);
 
@@ -329,6 +330,7 @@ void nef_runtime_freeze(struct nef_runtime *rt)
     (void)pthread_join(rt->core_thread, NULL);
     rt->frozen = true;
     props_close(rt); /* nobody would answer them any more */
+    later_close(rt);
     atomic_store(&rt->closed, true);
     readers_sweep(rt, UINT64_MAX - 1);
 }

@@ -2,7 +2,7 @@
  * is committed, and offers to the HTTP side two things: propose a run, and wait until a read is allowed.
  *
  * Threads: one core thread steps the core; one sync and one apply thread a cell; one etcd thread; two
- * threads a peer link; one background thread (segments, scrub, maintenance). Functions here may be called
+ * threads a peer link; four in the background (segments and space, clocks, maintenance, scrub). Functions here may be called
  * from any thread but those; callbacks come from the runtime's threads, must be short, must not block and
  * must not call back into the runtime except nef_runtime_propose. */
 #ifndef NEF_SERVER_RUNTIME_H
@@ -55,6 +55,15 @@ NEF_MUST_CHECK nef_err nef_runtime_propose_wait(struct nef_runtime *rt, struct n
  * once when it is worth asking again. Advisory: propose itself refuses only far above this bound, so that a
  * piece already sealed always gets in. */
 bool nef_runtime_room(struct nef_runtime *rt, void (*wake)(void *context), void *context);
+
+/* Call AGAIN(context) once from the background thread, DELAY_MS from now or a little later, or when the runtime
+ * closes (then what it proposes is refused). AGAIN must not block. False: it won't be called (closed, or too many
+ * wait). For what must be repeated when nobody waits for it. */
+bool nef_runtime_later(struct nef_runtime *rt, uint32_t delay_ms, void (*again)(void *context), void *context);
+
+/* False for some moments after a start: this zone's clock was not compared with peer or witness yet, so signatures
+ * can't be judged. No request may be answered but with 503. */
+bool nef_runtime_clock_known(const struct nef_runtime *rt);
 
 /* ---- reading (R4, R5) ---- */
 

@@ -10,7 +10,9 @@
  *   repair.c    links: one record asked of a peer, and written over a damaged one
  *   dial.c      links: connecting, accepting, greeting
  *   group.c     the etcd thread; struct nef_group <-> JSON
- *   upkeep.c    background: segments ahead, space, clock, maintenance, checkpoint
+ *   upkeep.c    background: segments ahead, space, who asked to be called later
+ *   maintain.c  background: the primary's proposals: region, accepted loss, checkpoints, compaction
+ *   clocks.c    background: this clock beside peer's and witness's
  *   scrub.c     background: scrub, repair, comparison of digests
  *   status.c    statistics and the JSON of `nef status`
  *
@@ -100,6 +102,7 @@ struct cell {
     struct nef_gate *gate;
     struct reader *readers;
     bool rebuilt_at_start; /* the index was found corrupt by the process before: set before the threads */
+    _Atomic bool index_full; /* the index's disk has no space: nothing can be applied */
 
     _Atomic uint64_t applied;
 };
@@ -261,7 +264,12 @@ struct nef_runtime {
     } guests[GREETING_MAX]; /* those whose time runs */
 
     /* background */
-    pthread_t upkeep_thread, scrub_thread;
+    pthread_t upkeep_thread, maintain_thread, clocks_thread, scrub_thread;
+    _Atomic bool clock_settled; /* compared with another one since the start, or nobody is there to compare with */
+    pthread_mutex_t later_lock;
+    struct later *later; /* under later_lock, and so the two below */
+    uint32_t later_count;
+    bool later_closed;
     _Atomic bool stopping; /* threads end */
     _Atomic bool draining; /* not ready any more */
     _Atomic bool closed;   /* no core any more: reads are refused */
@@ -345,6 +353,7 @@ bool log_bytes_good(const struct nef_runtime *rt, uint8_t *data, uint32_t bytes,
 nef_err link_send(struct link *link, enum conn_kind kind, struct frame *frame);
 struct frame *frame_core(const struct nef_message *message);
 struct frame *frame_plain(enum frame_kind kind, const void *body, uint32_t bytes);
+void link_send_clock(struct link *link);
 void frame_free(struct frame *frame);
 void *conn_main(void *argument);
 void link_close(struct link *link, const char *why);
@@ -365,9 +374,14 @@ void group_swap(struct nef_runtime *rt, const struct nef_group *group, uint64_t 
 NEF_MUST_CHECK nef_err group_to_json(const struct nef_group *group, struct nef_buf *out);
 NEF_MUST_CHECK nef_err group_from_json(const char *text, size_t bytes, struct nef_group *out_group);
 
-/* upkeep.c */
+/* upkeep.c; starts and stops all of the background */
 NEF_MUST_CHECK nef_err upkeep_start(struct nef_runtime *rt);
 void upkeep_stop(struct nef_runtime *rt);
+void later_close(struct nef_runtime *rt); /* call all who wait; nobody is taken any more */
+
+/* maintain.c, clocks.c */
+void *maintain_main(void *argument);
+void *clocks_main(void *argument);
 
 /* status.c */
 void note_serving(struct nef_runtime *rt, uint64_t now);

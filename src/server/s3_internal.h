@@ -44,6 +44,7 @@ struct nef_s3_service {
     struct credentials *credentials;
     const char *region;
     uint32_t cell_count;
+    bool tls;          /* the listener speaks it */
     char owner_id[65]; /* canonical user id of all buckets: one tenant */
     char host_id[45];  /* x-amz-id-2 */
     uint64_t request_base;

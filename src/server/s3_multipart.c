@@ -260,7 +260,7 @@ static void answer(struct call *c, const char *etag, const struct nef_s3_checksu
 {
     struct nef_buf location = {0}, out = {0};
 
-    nef_buf_text(&location, "http://");
+    nef_buf_text(&location, c->s->tls ? "https://" : "http://");
     nef_buf_text(&location, c->host[0] != '\0' ? c->host : "localhost");
     nef_buf_text(&location, "/");
     nef_s3_xml_url(&location, c->request.bucket, strlen(c->request.bucket));

@@ -267,6 +267,11 @@ static void *on_open(void *context, struct nef_http_request *http)
         c->phase_err = nef_s3_refuse(&c->why, NEF_S3_SERVICE_UNAVAILABLE, NULL);
         return c;
     }
+    if (!nef_runtime_clock_known(s->rt)) {
+        c->phase_err = nef_s3_refuse(&c->why, NEF_S3_SERVICE_UNAVAILABLE,
+                                     "The zone has just started and doesn't know the time yet. Try again.");
+        return c;
+    }
     err = nef_s3_request_parse(&c->wire, &c->request, &c->why);
     if (err == NEF_OK || err == NEF_E_UNSUPPORTED || err == NEF_E_INVALID || err == NEF_E_DENIED) {
         c->refused = err != NEF_OK;
@@ -332,6 +337,7 @@ nef_err nef_s3_service_start(const struct nef_s3_service_options *options,
     s->metrics = options->metrics;
     s->region = config->region;
     s->cell_count = config->cells;
+    s->tls = config->listeners.s3.has_tls;
     owner_of(&config->region_id, s->owner_id);
     nef_random(host, sizeof(host));
     nef_base64(host, sizeof(host), s->host_id);

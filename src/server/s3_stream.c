@@ -9,7 +9,8 @@
  *
  * If pieces were proposed and the op that names them never will be (the client went away, a digest
  * is wrong), a STREAM_ABORT gives their space back. It is proposed only when every piece has an
- * outcome, so that no piece comes after it in the log; and again if its own outcome stays unknown.
+ * outcome, so that no piece comes after it in the log; and again if its own outcome stays unknown, or
+ * when too much is waiting already: then a little later, and later still.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +20,9 @@
 
 /* Of all uploads' buffers together. Pieces that were proposed are counted by the runtime. */
 #define BUFFER_BYTES_MAX (64u << 20)
-#define ABORT_TRIES_MAX  24u /* each is held for request_hold: some minutes of an outage */
+#define ABORT_TRIES_MAX  32u /* each is held for request_hold, or waits: some minutes of an outage */
+#define ABORT_WAIT_MS     100u /* after the first one that was refused; twice as long after each */
+#define ABORT_WAIT_MAX_MS 5000u
 
 nef_err stream_begin(struct call *c, struct stream *st, uint64_t size)
 {
@@ -43,6 +46,7 @@ bool stream_is_inline(const struct stream *st)
 /* ---- abort ---- */
 
 static void send_abort(struct stream *st);
+static void abort_later(struct stream *st, nef_err err);
 
 static void on_aborted(void *context, nef_err err, const struct nef_outcome *outcome)
 {
@@ -50,10 +54,36 @@ static void on_aborted(void *context, nef_err err, const struct nef_outcome *out
     struct call *c = st->call;
 
     (void)outcome; /* whatever it says, the stream is gone */
-    if (err != NEF_OK && err != NEF_E_CLOSED &&
-        atomic_fetch_add(&st->abort_tries, 1) < ABORT_TRIES_MAX)
+    if (err == NEF_E_BUSY)
+        abort_later(st, err);
+    else if (err != NEF_OK && err != NEF_E_CLOSED && atomic_fetch_add(&st->abort_tries, 1) < ABORT_TRIES_MAX)
         send_abort(st);
     call_unref(c);
+}
+
+static void abort_again(void *context)
+{
+    struct stream *st = context;
+    struct call *c = st->call;
+
+    send_abort(st);
+    call_unref(c);
+}
+
+/* It was refused before it could be proposed. A service that stops doesn't wait for it. */
+static void abort_later(struct stream *st, nef_err err)
+{
+    struct call *c = st->call;
+    uint32_t tries = atomic_fetch_add(&st->abort_tries, 1);
+    uint32_t ms = tries < 6 ? ABORT_WAIT_MS << tries : ABORT_WAIT_MAX_MS;
+
+    call_ref(c);
+    if (tries < ABORT_TRIES_MAX && !atomic_load(&c->s->stopping) &&
+        nef_runtime_later(c->s->rt, NEF_MIN(ms, ABORT_WAIT_MAX_MS), abort_again, st))
+        return;
+    call_unref(c);
+    /* the space comes back after this process's next start */
+    nef_trace(NEF_TRACE_WARN, "stream_abort_failed", "s:id", c->id, "e:err", (int)err, NULL);
 }
 
 static void send_abort(struct stream *st)
@@ -72,8 +102,8 @@ static void send_abort(struct stream *st)
         if (err != NEF_OK)
             call_unref(c);
     }
-    if (err != NEF_OK) /* the space comes back after this process's next start */
-        nef_trace(NEF_TRACE_WARN, "stream_abort_failed", "s:id", c->id, "e:err", (int)err, NULL);
+    if (err != NEF_OK)
+        abort_later(st, err);
 }
 
 static void abort_if_idle(struct stream *st)

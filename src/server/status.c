@@ -37,7 +37,7 @@ bool ready(const struct nef_runtime *rt, uint64_t now)
 {
     enum nef_role role = rt->status.role;
 
-    if (atomic_load(&rt->draining))
+    if (atomic_load(&rt->draining) || !atomic_load(&rt->clock_settled))
         return false;
     if (role == NEF_ROLE_OUT || role == NEF_ROLE_CATCHING_UP || role == NEF_ROLE_STOPPED)
         return false;
@@ -81,6 +81,11 @@ void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
     }
     out->clock_adjust_ms = nef_wall_behind_ms();
     out->now_ns = now;
+}
+
+bool nef_runtime_clock_known(const struct nef_runtime *rt)
+{
+    return atomic_load_explicit(&rt->clock_settled, memory_order_relaxed);
 }
 
 void nef_runtime_durability(struct nef_runtime *rt, uint32_t *out_have, uint32_t *out_of)

@@ -255,7 +255,16 @@ nef_err nef_runtime_propose(struct nef_runtime *rt, struct nef_run *run, nef_pro
                             void *context)
 {
     struct proposal *p = calloc(1, sizeof(*p));
+    struct nef_record record;
 
+    must(nef_record_decode(run->data, &record), "decode");
+    if (record.type == NEF_RECORD_STREAM_ABORT && atomic_load(&fake_options.busy_aborts) > 0) {
+        atomic_fetch_sub(&fake_options.busy_aborts, 1);
+        nef_run_free(run);
+        *run = (struct nef_run){0};
+        free(p);
+        return NEF_E_BUSY;
+    }
     p->run = *run;
     p->done = done;
     p->context = context;
@@ -309,6 +318,40 @@ nef_err nef_runtime_propose_wait(struct nef_runtime *rt, struct nef_run *run,
     pthread_mutex_unlock(&w.lock);
     *out_outcome = w.outcome;
     return w.err != NEF_OK ? w.err : (nef_err)w.outcome.code;
+}
+
+struct later {
+    uint32_t delay_ms;
+    void (*again)(void *context);
+    void *context;
+};
+
+static void *call_later(void *argument)
+{
+    struct later *l = argument;
+
+    usleep(l->delay_ms * 1000);
+    l->again(l->context);
+    free(l);
+    return NULL;
+}
+
+bool nef_runtime_later(struct nef_runtime *rt, uint32_t delay_ms, void (*again)(void *context), void *context)
+{
+    struct later *l = malloc(sizeof(*l));
+    pthread_t thread;
+
+    (void)rt;
+    *l = (struct later){delay_ms, again, context};
+    NEF_ASSERT(pthread_create(&thread, NULL, call_later, l) == 0);
+    pthread_detach(thread);
+    return true;
+}
+
+bool nef_runtime_clock_known(const struct nef_runtime *rt)
+{
+    (void)rt;
+    return !fake_options.clock_unknown;
 }
 
 static void wait_on(struct nef_runtime *rt, struct waiting **list, void (*wake)(void *),

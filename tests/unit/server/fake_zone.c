@@ -25,6 +25,21 @@ static void must(nef_err err, const char *what)
     exit(1);
 }
 
+/* Open streams of all cells: what uploads that never ended hold. */
+static void say_streams(struct nef_runtime *rt, uint32_t cells)
+{
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < cells; i++) {
+        struct nef_store_cell_stats stats;
+
+        nef_store_stats(nef_runtime_store(rt), i, &stats);
+        sum += stats.streams_open;
+    }
+    printf("%llu\n", (unsigned long long)sum);
+    (void)fflush(stdout);
+}
+
 int main(int argc, char **argv)
 {
     struct nef_zone_config config = {.cells = 4, .segment_bytes = 64u << 20};
@@ -88,6 +103,12 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof(line), stdin) != NULL) /* commands of the test */
         if (strncmp(line, "durability ", 11) == 0)
             fake_set_durability(rt, (uint32_t)atoi(line + 11));
+        else if (strncmp(line, "clock_unknown ", 14) == 0)
+            fake_options.clock_unknown = atoi(line + 14) != 0;
+        else if (strcmp(line, "streams\n") == 0)
+            say_streams(rt, config.cells);
+        else if (strncmp(line, "busy_aborts ", 12) == 0)
+            atomic_store(&fake_options.busy_aborts, (uint32_t)atoi(line + 12));
         else if (strncmp(line, "damaged ", 8) == 0)
             (void)snprintf(fake_options.damaged_file, sizeof(fake_options.damaged_file), "%.*s",
                            (int)strcspn(line + 8, "\n"), line + 8);

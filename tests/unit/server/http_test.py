@@ -60,6 +60,10 @@ class Zone:
         self.process.stdin.flush()
         time.sleep(0.1)
 
+    def streams(self):
+        self.tell('streams')
+        return int(self.process.stdout.readline())
+
     def admin(self, method, path, body=None, token=None):
         c = http.client.HTTPConnection('127.0.0.1', self.info['admin'], timeout=10)
         headers = {}
@@ -584,6 +588,7 @@ class Multipart(Base):
         r = self.s3.complete_multipart_upload(Bucket=b, Key='m', UploadId=up, MultipartUpload=done)
         etag = hashlib.md5(b''.join(hashlib.md5(x).digest() for x in bodies)).hexdigest() + '-3'
         self.assertEqual(r['ETag'], f'"{etag}"')
+        self.assertEqual(r['Location'], f'http://127.0.0.1:{self.zone.port}/{b}/m')
         again = self.s3.complete_multipart_upload(Bucket=b, Key='m', UploadId=up, MultipartUpload=done)
         self.assertEqual(again['ETag'], r['ETag'])
         got = self.s3.get_object(Bucket=b, Key='m')
@@ -660,7 +665,8 @@ class Users(Base):
         status, text = self.zone.admin('POST', '/users', {'name': 'reader', 'bucket': b, 'read_only': True})
         self.assertEqual(status, 201, text)
         user = json.loads(text)
-        self.assertEqual(self.zone.admin('POST', '/users', {'name': 'reader'})[0], 409)
+        for _ in range(2):
+            self.assertEqual(self.zone.admin('POST', '/users', {'name': 'reader'})[0], 409)
         self.assertEqual(self.zone.admin('POST', '/users', {'name': 'x y'})[0], 400)
         self.assertEqual(self.zone.admin('POST', '/users', {'nom': 'x'})[0], 400)
         c = self.zone.client(user['access_key'], user['secret_key'])
@@ -679,6 +685,55 @@ class Users(Base):
         with self.assertRaises(ClientError) as e:
             c.get_object(Bucket=b, Key='k')
         self.assertEqual((code_of(e), status_of(e)), ('InvalidAccessKeyId', 403))
+        # a name is free again when its user is disabled: that is how somebody gets a new key
+        status, text = self.zone.admin('POST', '/users', {'name': 'reader', 'bucket': b})
+        self.assertEqual(status, 201, text)
+        self.assertNotEqual(json.loads(text)['access_key'], user['access_key'])
+        self.assertEqual(self.zone.admin('POST', '/users', {'name': 'reader'})[0], 409)
+        self.assertEqual(self.zone.admin('POST', '/users/reader/disable')[0], 200)
+
+    def test_same_name_at_once(self):
+        """However many ask for a name at once, one of them gets it."""
+        answers = []
+
+        def ask():
+            answers.append(self.zone.admin('POST', '/users', {'name': 'wanted'})[0])
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        self.assertEqual(sorted(answers), [201] + [409] * 7)
+        users = json.loads(self.zone.admin('GET', '/users')[1])['users']
+        self.assertEqual(len([u for u in users if u['name'] == 'wanted']), 1)
+
+    def test_abort_that_was_refused(self):
+        """A client goes away in the middle of a body while too much is waiting: its pieces are freed later."""
+        b = self.bucket()
+        self.zone.tell('busy_aborts 3')
+        s = socket.create_connection(('127.0.0.1', self.zone.port), timeout=10)
+        s.sendall(self.raw.head('PUT', f'/{b}/half', {'Content-Length': str(50 << 20)}))
+        s.sendall(bytes(5 << 20))
+        until = time.monotonic() + 10
+        while self.zone.streams() == 0 and time.monotonic() < until:
+            pass
+        self.assertEqual(self.zone.streams(), 1)
+        s.close()
+        while self.zone.streams() > 0 and time.monotonic() < until:
+            pass
+        self.assertEqual(self.zone.streams(), 0)
+
+    def test_clock_unknown(self):
+        """A zone that doesn't know the time yet judges no signature, right or wrong."""
+        self.zone.tell('clock_unknown 1')
+        try:
+            for secret in (None, 'wrong'):
+                with self.assertRaises(ClientError) as e:
+                    self.zone.client(secret=secret).list_buckets()
+                self.assertEqual((code_of(e), status_of(e)), ('ServiceUnavailable', 503))
+        finally:
+            self.zone.tell('clock_unknown 0')
+        self.s3.list_buckets()
 
     def test_signatures(self):
         for access, secret, code in ((None, 'wrong', 'SignatureDoesNotMatch'), ('NOBODY', 'x', 'InvalidAccessKeyId')):
@@ -833,6 +888,11 @@ class Tls(unittest.TestCase):
                 data = random_bytes(3 << 20)
                 s3.put_object(Bucket='tls-bucket', Key='k', Body=data)
                 self.assertEqual(s3.get_object(Bucket='tls-bucket', Key='k')['Body'].read(), data)
+                up = s3.create_multipart_upload(Bucket='tls-bucket', Key='m')['UploadId']
+                tag = s3.upload_part(Bucket='tls-bucket', Key='m', UploadId=up, PartNumber=1, Body=b'x')['ETag']
+                r = s3.complete_multipart_upload(Bucket='tls-bucket', Key='m', UploadId=up,
+                                                 MultipartUpload={'Parts': [{'PartNumber': 1, 'ETag': tag}]})
+                self.assertEqual(r['Location'], f'https://127.0.0.1:{zone.port}/tls-bucket/m')
             finally:
                 zone.close()
 
