@@ -1,5 +1,6 @@
 """The third place is lost, etcd members die, and too much is lost at once (R8). See FAULTS.md."""
 import os
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +54,24 @@ def refused(region, zone):
     assert [a[0] for a in answers] == [503, 503, 503], answers
 
 
+def overrides(region, epoch):
+    """Every cell's log of both zones holds one record of the loss accepted in EPOCH, at the same place."""
+    region.nef("down", "--dir", region.directory)
+    try:
+        r = region.nef("fsck", "--dir", region.directory, check=False, timeout=120)
+    finally:
+        region.up()
+    assert r.returncode == 0, r.stdout + r.stderr
+    found = re.findall(r"zone (\w), cell (\d), offset (\d+): an operator accepted a loss in epoch (\d+)", r.stdout)
+    found = [f for f in found if int(f[3]) == epoch]
+    places = {(zone, cell): offset for zone, cell, offset, _ in found}
+    assert len(found) == len(places) == 8, r.stdout
+    assert all(places["a", cell] == places["b", cell] for cell in "0123"), r.stdout
+
+
 def test_witness_lost_then_zone(faulty):
     """The witness, then a zone: the other can't know whether it was cut off, and refuses rather than lies. A person's
-    word brings it back; then the lost ones return and it is 2/2 again."""
+    word brings it back; then the lost ones return and it is 2/2 again. What was accepted is a record in every cell."""
     with Load(faulty) as load:
         load.wait_successes(60)
         faulty.stop_zone("w", "--kill")
@@ -68,9 +84,38 @@ def test_witness_lost_then_zone(faulty):
         faulty.nef("zone-recover", "--accept-loss", "--dir", faulty.directory, "a")
         load.wait_successes(40)
         assert faulty.durability() == "1/2"
+        accepted = faulty.status("a")["epoch"]
         faulty.start_zone("w")
         faulty.start_zone("b")
         settle(faulty, load, 60)
+    overrides(faulty, accepted)
+
+
+def test_accepted_loss_is_recorded_once(faulty):
+    """The zone that accepted a loss dies at once, before it could write the record or just after, and again later. Each
+    cell gets its record all the same, and only once."""
+    assert S3.of(faulty).request("PUT", "/accepted")[0] == 200
+    for n in range(20):
+        assert S3.of(faulty).request("PUT", f"/accepted/before-{n}", body=b"x")[0] == 200
+    faulty.stop_zone("w", "--kill")
+    faulty.stop_zone("b", "--kill")
+    before = faulty.status("a")["epoch"]
+    faulty.nef("zone-recover", "--accept-loss", "--dir", faulty.directory, "a")
+
+    def won():
+        return [e["epoch"] for e in faulty.log("zone-a") if e.get("event") == "epoch_swap" and
+                e["outcome"] == "won" and e["epoch"] > before + 1]
+    accepted = wait_for(won, 10, 0.005)[-1]
+    faulty.kill("zone-a")
+    faulty.start_zone("w")
+    faulty.up()
+    for n in range(2):
+        wait_for(lambda: S3.of(faulty, "a").request("PUT", f"/accepted/after-{n}", body=b"x")[0] == 200, 60)
+        faulty.kill("zone-a")
+        faulty.up()
+    faulty.start_zone("b")
+    faulty.wait_durability("2/2", 60)
+    overrides(faulty, accepted)
 
 
 def test_zone_lost_then_witness(faulty):
