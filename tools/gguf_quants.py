@@ -1,8 +1,8 @@
 """Block formats of ggml in numpy: float32 to bytes, and bytes to float64.
 
-Layouts are those of ggml-common.h; src/infer/gguf/row.c describes them. The quantizers are our own: the 32-weight types round
-to nearest, the K types search a few scales and keep the one with the least squared error. dequantize() is exact: every product
-and sum of the formats is representable in float64.
+Layouts are those of ggml-common.h; src/infer/gguf/row.c describes them. The quantizers are our own: the 32-weight types
+round to nearest, the K types try a few scales and keep the one of least squared error. dequantize() is exact: every
+product and sum of the formats is representable in float64.
 """
 import numpy as np
 

