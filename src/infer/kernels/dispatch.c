@@ -1,0 +1,150 @@
+/* Which sets there are, which this processor can run, and the state that a computing thread must be in.
+ *
+ * A set that the processor has is compared with the scalar one on small vectors when it is first asked for; one that
+ * disagrees is as if it were not there. Sets stand in the table from the best to the plainest. */
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include "base/assert.h"
+#include "infer/kernels/kernels_internal.h"
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
+struct set {
+    const struct nef_kernels *kernels;
+    bool (*available)(void);
+    nef_err (*enter)(void); /* besides the flush mode; NULL: nothing */
+};
+
+static bool always(void)
+{
+    return true;
+}
+
+#if defined(__x86_64__)
+/* __builtin_cpu_supports also asks XGETBV whether the system saves the registers. */
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+
+    return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
+
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+static const struct set sets[] = {
+#if defined(__x86_64__)
+    {&nef_kernels_avx512, has_avx512, NULL},
+    {&nef_kernels_avx2, has_avx2, NULL},
+#endif
+    {&nef_kernels_scalar, always, NULL},
+};
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static bool usable[NEF_COUNT(sets)];
+static char features[64];
+
+/* ---- flush mode ---- */
+
+#if defined(__x86_64__)
+#define MXCSR_WANTED 0x9fc0u /* FTZ, all exceptions masked, DAZ; round to nearest */
+
+static uint32_t mode_enter(void)
+{
+    uint32_t before = _mm_getcsr();
+
+    _mm_setcsr(MXCSR_WANTED);
+    return before;
+}
+
+static void mode_restore(uint32_t before)
+{
+    _mm_setcsr(before);
+}
+#elif defined(__aarch64__)
+/* FPCR.FZ flushes inputs and results. (It calls a result tiny before rounding, x86 after: a product that rounds up to
+ * exactly 2^-126 differs.) */
+static uint32_t mode_enter(void)
+{
+    uint64_t before;
+
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24));
+    return (uint32_t)before;
+}
+
+static void mode_restore(uint32_t before)
+{
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)before));
+}
+#else
+#error "how does this processor flush subnormals to zero? (docs/numerics.md)"
+#endif
+
+/* ---- which sets ---- */
+
+static void look(void)
+{
+    uint32_t before = mode_enter();
+
+    for (size_t i = 0; i < NEF_COUNT(sets); i++) {
+        usable[i] = sets[i].available();
+        if (usable[i] && sets[i].enter != NULL)
+            usable[i] = sets[i].enter() == NEF_OK;
+        if (usable[i] && sets[i].kernels != &nef_kernels_scalar)
+            usable[i] = nef_kernels_agree(sets[i].kernels);
+    }
+    mode_restore(before);
+#if defined(__x86_64__)
+    (void)snprintf(features, sizeof features, "%s%s%s", has_avx2() ? "avx2" : "", has_avx512() ? " avx512 vnni" : "",
+                   has_avx512() && __builtin_cpu_supports("avx512bf16") ? " bf16" : "");
+#endif
+}
+
+const struct nef_kernels *nef_kernels_get(const char *name)
+{
+    (void)pthread_once(&once, look); /* can't fail with a valid once */
+    for (size_t i = 0; i < NEF_COUNT(sets); i++)
+        if (usable[i] && (name == NULL || strcmp(name, sets[i].kernels->name) == 0))
+            return sets[i].kernels;
+    return NULL;
+}
+
+nef_err nef_kernels_thread_enter(const struct nef_kernels *set)
+{
+    (void)pthread_once(&once, look);
+    for (size_t i = 0; i < NEF_COUNT(sets); i++) {
+        if (sets[i].kernels != set)
+            continue;
+        if (!usable[i])
+            return NEF_E_UNSUPPORTED;
+        (void)mode_enter(); /* for the rest of the thread's life */
+        return sets[i].enter == NULL ? NEF_OK : sets[i].enter();
+    }
+    return NEF_E_UNSUPPORTED;
+}
+
+const char *nef_kernels_features(void)
+{
+    (void)pthread_once(&once, look);
+    return features;
+}
+
+size_t nef_matmul_scratch(uint32_t k_max)
+{
+    size_t few = ((size_t)k_max + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS * NEF_VEC_GROUP_BYTES;
+
+    return NEF_MAX(few, (size_t)NEF_VEC_WORK_BYTES);
+}
