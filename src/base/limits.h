@@ -70,6 +70,7 @@
 #define NEF_MODEL_VOCAB_MAX   (1u << 20)
 #define NEF_MODEL_CONTEXT_MAX (1u << 24)
 #define NEF_MODEL_FILES_MAX   256u             /* of a split model */
+#define NEF_ENGINE_SLOTS_MAX  1024u            /* sequences of one engine: more than a batch has rows only take turns */
 
 /* inference: the tokenizer of a model file (Qwen: 151,936 tokens, 151,387 merges, 1.2 MB, 256 bytes the longest) and chats */
 #define NEF_VOCAB_MAX         (1u << 20)
