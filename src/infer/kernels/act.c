@@ -1,5 +1,5 @@
-/* Where the prepared forms of activation rows lie in one buffer. Rows are padded to a multiple of 16, so that a set may
- * load whole tiles; every part begins on a cache line. */
+/* Sizes: where the prepared forms of activation rows lie in one buffer, and what a page of the cache takes. Rows are
+ * padded to a multiple of 16, so that a set may load whole tiles; every part begins on a cache line. */
 #include "base/assert.h"
 #include "infer/kernels/kernels.h"
 
@@ -46,4 +46,20 @@ void nef_act_place(struct nef_act *act, void *buffer, uint32_t rows, uint32_t k,
     act->k = k;
     act->x = x;
     (void)cut(act, buffer, rows, k);
+}
+
+size_t nef_kv_page_bytes(enum nef_kv_type type, uint32_t head_dim)
+{
+    size_t values = (size_t)NEF_KV_TILE * head_dim;
+
+    switch (type) {
+    case NEF_KV_BF16:
+        return 2 * values;
+    case NEF_KV_F32:
+        return 4 * values;
+    case NEF_KV_I8:
+        return values + NEF_KV_TILE * sizeof(float);
+    }
+    NEF_ASSERT(type <= NEF_KV_I8);
+    return 0;
 }
