@@ -32,6 +32,13 @@ MODELS = {
 SPLIT = "qwen3-pico-yarn-q8_0"                  # also in three files
 PROMPT_TOKENS = (16, 33, 1, 70)                 # 70: more than one tile of the cache
 GREEDY = 16
+ROWS = [                            # one of each type: F32, F16, BF16, Q8_0, Q4_0, Q5_0, Q4_K, Q5_K, Q6_K
+    ("qwen3-nano-f32", "blk.0.attn_q.weight"), ("qwen3-pico-f16", "token_embd.weight"),
+    ("qwen3-pico-bf16", "token_embd.weight"), ("qwen3-nano-Q8_0", "blk.1.ffn_down.weight"),
+    ("qwen3-nano-Q4_0", "blk.0.attn_k.weight"), ("qwen2-pico-q5_0", "blk.0.ffn_up.weight"),
+    ("qwen3-pico-q4_k_m", "blk.0.ffn_gate.weight"), ("qwen3-pico-q5_k_m", "blk.0.ffn_gate.weight"),
+    ("qwen3-pico-q6_k", "token_embd.weight"),
+]
 
 sys.path.insert(0, os.path.join(ROOT, "tools"))
 import ref_forward  # noqa: E402
@@ -89,6 +96,20 @@ def make_nano_reference(name):
     rows.astype("<f4").tofile(os.path.join(HERE, name + ".ref.f32"))
 
 
+def make_rows():
+    """Rows of each type, dequantized: what nef_gguf_row must give, bit for bit. Float64 holds the exact values, so
+    their conversion is the one rounding that docs/numerics.md asks for."""
+    listed, values = [], []
+    for name, tensor in ROWS:
+        weights = ref_forward.gguf_format.File(os.path.join(HERE, name + ".gguf")).weights(tensor)
+        for row in (0, len(weights) - 1):
+            listed.append("%s %s %d %d\n" % (name, tensor, row, weights.shape[1]))
+            values.append(weights[row].astype("<f4"))
+    with open(os.path.join(HERE, "rows.txt"), "w") as f:
+        f.writelines(listed)
+    np.concatenate(values).tofile(os.path.join(HERE, "rows.f32"))
+
+
 def main():
     nano = sorted(n[:-5] for n in os.listdir(HERE) if "-nano-" in n and n.endswith(".gguf"))
     for name in sys.argv[1:] or nano + list(MODELS):
@@ -96,6 +117,7 @@ def main():
             make_nano_reference(name)
         else:
             make(name)
+    make_rows()
 
 
 if __name__ == "__main__":
