@@ -8,7 +8,8 @@
  *
  * Files: events.c (queue, random, trace) disk.c (logs of records) net.c (links, messages) etcd.c node.c
  * (one process: steps, actions, apply) clients.c (requests, histories) checker.c (invariants)
- * linear.c (linearizability) faults.c (random schedules) main.c (seeds) scenarios_test.c (stories). */
+ * linear.c (linearizability) faults.c (random schedules) main.c (seeds) scenarios_test.c, catchup_test.c and
+ * story.c (stories). */
 #ifndef NEF_SIM_H
 #define NEF_SIM_H
 
