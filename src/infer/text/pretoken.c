@@ -1,15 +1,17 @@
 /* A text into words, before any merge: the pattern that Qwen's tokenizer.json publishes, by PCRE2.
  *
- * PCRE2's \s takes U+180E for a space and Oniguruma's, which the official tokenizer uses, doesn't; so the characters are
- * spelled out. \p{L} and \p{N} are Unicode's in both. Each character of a text matches some alternative, so words lie
- * end to end and every match is anchored where the last one ended.
+ * What is a space differs between regex engines, so spaces are spelled out: Unicode's White_Space, and U+FEFF as in
+ * ECMAScript, because the reference vectors (tests/data/infer/text/qwen3_tokens.jsonl) have it so; not U+180E, which PCRE2's
+ * \s takes. \p{L} and \p{N} are Unicode's everywhere. Each character of a text matches some alternative, so words lie end to
+ * end and every match is anchored where the last one ended.
  *
  * Hostile texts: no alternative backtracks further than its own run of spaces, and that run is then taken whole (but for its
  * last character) by the next alternatives, so the whole text costs linear time. The match limit is a net below that. */
 #include "base/assert.h"
 #include "infer/text/text_internal.h"
 
-#define SPACE "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE \
+    "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}\\x{feff}"
 /* (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+ */
 static const char qwen2_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
                                     "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
