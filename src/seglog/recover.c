@@ -11,7 +11,8 @@
  *
  *   1. list; remove temporary files; finish a cut that was noted (truncate.c)
  *   2. go through the segments in ascending order. Before P: a sealed one is taken from its seal, others
- *      are synced, read past the page cache and checked record by record. After P: only marks count.
+ *      are synced, read past the page cache and checked record by record. After P: only marks count. A seal
+ *      that can't be read is a mark for all of its segment, whose end is then not known to be any less.
  *   3. torn tail: unlink what lies above the segment of E, zero the rest of that one, sync
  *
  * Missing numbers are legitimate (dropped). A segment whose header isn't valid and that holds no valid
@@ -184,7 +185,8 @@ static nef_err sync_by_name(struct nef_log *log, uint64_t number)
     return err;
 }
 
-static nef_err take_unsealed(struct recovery *rec, uint64_t number)
+/* was_sealed: its seal is there but says nothing any more than that all of the segment is durable. */
+static nef_err take_unsealed(struct recovery *rec, uint64_t number, bool was_sealed)
 {
     struct nef_log *log = rec->log;
     struct nef_scan_result res = {0};
@@ -206,6 +208,8 @@ static nef_err take_unsealed(struct recovery *rec, uint64_t number)
     if (err != NEF_OK)
         return err;
     rec->mark = NEF_MAX(rec->mark, res.mark);
+    if (was_sealed && (was_bad || !res.header_ok || res.valid_to < border))
+        rec->damaged = true;
     if (res.dirty_to > res.valid_to)
         rec->cut_bytes += res.dirty_to - (was_bad ? first : res.header_ok ? res.run_end : first);
     else if (res.header_ok)
@@ -255,7 +259,9 @@ static nef_err examine(struct recovery *rec)
         if (err == NEF_OK)
             err = take_sealed(rec, seal);
         else if (err == NEF_E_NOT_FOUND)
-            err = take_unsealed(rec, number);
+            err = take_unsealed(rec, number, false);
+        else if (err == NEF_E_DAMAGED)
+            err = take_unsealed(rec, number, true);
     }
     free(seal);
     if (rec->bad && rec->mark > rec->bad_at)

@@ -57,7 +57,7 @@ nef_err nef_scrub_begin(struct nef_log *log, uint64_t segment, struct nef_scrub 
     }
     err = nef_seal_load(log, segment, &s->seal);
     s->seal_known = err == NEF_OK;
-    if (err == NEF_OK || err == NEF_E_NOT_FOUND)
+    if (err == NEF_OK || err == NEF_E_NOT_FOUND || err == NEF_E_DAMAGED)
         err = nef_scan_open(log, segment, WINDOW_BYTES, false, &s->scan);
     if (err != NEF_OK)
         goto out;

@@ -1,8 +1,8 @@
 /* Seals: what recovery needs to know of a full segment without reading it.
  *
  * A seal is written once all bytes of its segment are durable, so it's also a mark: whatever is found bad
- * below the end of a sealed segment is damage. It is derived: if it is lost, the segment is scanned once
- * and sealed again. The digest covers the headers, which hold the CRCs of the bodies and the leaf hashes,
+ * below the end of a sealed segment is damage. What it says is derived: if it is lost, the segment is scanned
+ * once and sealed again. One that is there but can't be read says still that its segment was sealed. The digest covers the headers, which hold the CRCs of the bodies and the leaf hashes,
  * and leaves out what may differ between zones for a while (the ERASED flag and, with it, the header's
  * CRC). */
 #include <string.h>
@@ -25,7 +25,7 @@ nef_err nef_seal_load(struct nef_log *log, uint64_t number, struct nef_seal *out
     if (err == NEF_E_CORRUPT) {
         nef_trace(NEF_TRACE_WARN, "seal_unreadable", "u:cell", (uint64_t)log->options.cell,
                   "u:segment", number, NULL);
-        return NEF_E_NOT_FOUND;
+        return NEF_E_DAMAGED;
     }
     if (err != NEF_OK)
         return err;

@@ -210,8 +210,9 @@ NEF_MUST_CHECK nef_err nef_cut_decode(const uint8_t *in, size_t bytes, uint32_t 
 
 /* ---- seal.c ---- */
 
-/* Read the seal of a segment and check that it is of this log. NEF_E_NOT_FOUND: there is none, or it is
- * unreadable (then the segment is scanned and sealed again); NEF_E_CORRUPT: of another log. */
+/* Read the seal of a segment and check that it is of this log. NEF_E_NOT_FOUND: there is none;
+ * NEF_E_DAMAGED: it can't be read (in both cases the segment is scanned and sealed again); NEF_E_CORRUPT: of
+ * another log. */
 NEF_MUST_CHECK nef_err nef_seal_load(struct nef_log *log, uint64_t number, struct nef_seal *out_seal);
 /* Write the seal of a segment whose bytes are all durable. `maintain` held, SEG referenced.
  * may_stop: NEF_E_AGAIN if somebody waits for `maintain`. NEF_E_DAMAGED: its records aren't valid. */

@@ -19,8 +19,8 @@
  *  120  16n  epoch, offset of its first record
  *  then   4  CRC-32C of all before
  *
- * Both are derived or transient: a seal that is lost or unreadable costs a scan of its segment, never
- * data. A name appears only when its content is durable (temporary name, sync, rename, sync of the
+ * Both are derived or transient: a seal that is lost costs a scan of its segment, never data. One that can't be
+ * read does, too, and what that scan finds bad is damage, for the segment was whole when it was sealed. A name appears only when its content is durable (temporary name, sync, rename, sync of the
  * directory), so a half-written one is never seen after a crash, only after decay. */
 #include <string.h>
 #include "base/bytes.h"

@@ -497,6 +497,34 @@ static void damage_below_a_seal_is_found(void **state)
     fix_done(&f);
 }
 
+static void a_seal_that_decayed_still_says_durable(void **state)
+{
+    struct fix f;
+    uint64_t bad = 0;
+
+    (void)state;
+    fix_init(&f, 8);
+    fix_open_ok(&f);
+    while (f.end < 2 * FIX_SEGMENT_BYTES + NEF_SEGMENT_HEADER_BYTES + 1)
+        assert_int_equal(fix_append(&f, 2, 1500), NEF_OK); /* all with the first mark */
+    assert_int_equal(fix_sync(&f), NEF_OK);
+    assert_int_equal(nef_log_prepare(f.log), NEF_OK);
+    for (uint32_t i = 0; bad < FIX_SEGMENT_BYTES + NEF_SEGMENT_HEADER_BYTES; i++)
+        bad = f.runs[i + 1].offset;
+    fix_close(&f);
+    /* no other seal and no mark lies above: only this one, and it can't be read */
+    assert_true(sim_disk_rot(f.disk, "cell", "0000000000000001.seal", 40, 2));
+    fix_open_ok(&f); /* the segment itself is whole */
+    assert_false(f.recovery.damaged);
+    fix_close(&f);
+    rot(&f, bad, 2);
+    assert_int_equal(fix_open(&f), NEF_OK);
+    assert_true(f.recovery.damaged); /* not a torn tail: nothing is cut */
+    assert_int_equal(f.recovery.damage_offset, bad);
+    assert_int_equal(f.recovery.cut_bytes, 0);
+    fix_done(&f);
+}
+
 static void bad_segment_header_is_damage_where_records_follow(void **state)
 {
     uint8_t header[NEF_SEGMENT_HEADER_BYTES];
@@ -619,6 +647,7 @@ int main(void)
         cmocka_unit_test(unreadable_sector_is_a_bad_record),
         cmocka_unit_test(mark_record_protects_an_idle_cell),
         cmocka_unit_test(damage_below_a_seal_is_found),
+        cmocka_unit_test(a_seal_that_decayed_still_says_durable),
         cmocka_unit_test(bad_segment_header_is_damage_where_records_follow),
         cmocka_unit_test(another_log_is_refused),
         cmocka_unit_test(unknown_version_is_refused),
