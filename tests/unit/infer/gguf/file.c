@@ -98,7 +98,8 @@ nef_err parse_copy(const void *data, size_t bytes, char *error, uint8_t **out_co
     nef_err err;
 
     assert_non_null(copy);
-    memcpy(copy, data, bytes);
+    if (bytes > 0)
+        memcpy(copy, data, bytes);
     error[0] = '\0';
     err = nef_gguf_parse(copy, bytes, error, out_file);
     if (err != NEF_OK)

@@ -1,6 +1,6 @@
-/* Unit tests of src/infer/gguf/row.c: each type's blocks, against rows that numpy computed exactly (tests/data/infer/rows.*),
- * and against values worked out by hand where random weights don't go: the ends of each range, subnormal and
- * infinite halves, the six-bit scales. All comparisons are of bits. */
+/* Unit tests of src/infer/gguf/row.c: each type's blocks, against rows that numpy computed exactly
+ * (tests/data/infer/rows.*), and against values worked out by hand where random weights don't go: the ends of each
+ * range, subnormal and infinite halves, the six-bit scales. All comparisons are of bits. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
