@@ -10,6 +10,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "infer/kernels/amx.h"
 #endif
 
 struct set {
@@ -42,10 +45,32 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
 }
+
+/* Leaf 7: EDX 22 AMX-BF16, 24 AMX-TILE, 25 AMX-INT8. XCR0 17 and 18: the system saves tiles and their configuration. */
+static bool has_amx(void)
+{
+    unsigned a, b, c, d, low, high;
+
+    if (!has_avx512() || __get_cpuid_count(7, 0, &a, &b, &c, &d) == 0)
+        return false;
+    if ((d & 1u << 22) == 0 || (d & 1u << 24) == 0 || (d & 1u << 25) == 0)
+        return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & 3u << 17) == 3u << 17;
+}
+
+/* Linux gives tile data to processes that ask (Documentation/arch/x86/xstate.rst); asking again does no harm. */
+static nef_err amx_enter(void)
+{
+    const long arch_req_xcomp_perm = 0x1023, xfeature_tile_data = 18;
+
+    return syscall(SYS_arch_prctl, arch_req_xcomp_perm, xfeature_tile_data) == 0 ? NEF_OK : NEF_E_UNSUPPORTED;
+}
 #endif
 
 static const struct set sets[] = {
 #if defined(__x86_64__)
+    {&nef_kernels_amx, has_amx, amx_enter},
     {&nef_kernels_avx512, has_avx512, NULL},
     {&nef_kernels_avx2, has_avx2, NULL},
 #endif
@@ -108,8 +133,8 @@ static void look(void)
     }
     mode_restore(before);
 #if defined(__x86_64__)
-    (void)snprintf(features, sizeof features, "%s%s%s", has_avx2() ? "avx2" : "", has_avx512() ? " avx512 vnni" : "",
-                   has_avx512() && __builtin_cpu_supports("avx512bf16") ? " bf16" : "");
+    (void)snprintf(features, sizeof features, "%s%s%s%s", has_avx2() ? "avx2" : "", has_avx512() ? " avx512 vnni" : "",
+                   has_avx512() && __builtin_cpu_supports("avx512bf16") ? " bf16" : "", has_amx() ? " amx" : "");
 #endif
 }
 
@@ -146,5 +171,5 @@ size_t nef_matmul_scratch(uint32_t k_max)
 {
     size_t few = ((size_t)k_max + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS * NEF_VEC_GROUP_BYTES;
 
-    return NEF_MAX(few, (size_t)NEF_VEC_WORK_BYTES);
+    return NEF_MAX(NEF_MAX(few, (size_t)NEF_VEC_WORK_BYTES), NEF_AMX_SCRATCH(k_max));
 }

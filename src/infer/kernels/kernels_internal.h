@@ -14,6 +14,15 @@ extern const struct nef_kernels nef_kernels_avx512;
 
 #define NEF_VEC_WORK_BYTES  (128u << 10) /* whatever k is */
 #define NEF_VEC_GROUP_BYTES 4864u        /* or this for each 256 columns, when rows are few */
+/* The AMX set: a tile of weights, and sums of NEF_MATMUL_ROWS_MAX rows, for each 32 columns; or rows of attention. */
+#define NEF_AMX_BLOCK_BYTES (512u + 3 * 64 + NEF_MATMUL_ROWS_MAX * 4)
+#define NEF_AMX_WORK_BYTES  (2u * 4 * 1024 + 1024)
+#define NEF_AMX_ROWS        64u
+#define NEF_AMX_ATTEND_BYTES                                                                                           \
+    (NEF_AMX_ROWS * NEF_HEAD_DIM_MAX * (2 + 4) + 16 * 64 * (4 + 2) + 2 * NEF_KV_TILE * NEF_HEAD_DIM_MAX * 2 +         \
+     2 * NEF_AMX_ROWS * 4)
+#define NEF_AMX_SCRATCH(k_max)                                                                                         \
+    NEF_MAX((size_t)NEF_AMX_ATTEND_BYTES, (size_t)(k_max) / NEF_BLOCK_COLS * NEF_AMX_BLOCK_BYTES + NEF_AMX_WORK_BYTES)
 
 /* ---- selftest.c ---- */
 

@@ -41,7 +41,7 @@ static void fill_bytes(uint64_t *state, size_t bytes, uint8_t *out)
 
 struct room { /* what one run needs */
     uint8_t payload[32 * (K_WIDE / 32) * 2048 / 16], scales[2 * (K_WIDE / 32) * 64 * 2];
-    uint8_t act[64 << 10], scratch[NEF_VEC_WORK_BYTES];
+    uint8_t act[64 << 10], scratch[NEF_MAX(NEF_VEC_WORK_BYTES, NEF_AMX_SCRATCH(K_WIDE))];
     float x[ROWS * K_WIDE], y[2][ROWS * N];
     uint8_t page[2][2][64 * DIM * 4]; /* k, v; page */
     float o[2][ROWS * DIM], m[2][ROWS], l[2][ROWS];
@@ -58,6 +58,8 @@ static bool linear(const struct nef_kernels *set, uint32_t type, uint32_t rows, 
     NEF_ASSERT(nef_matrix_payload_bytes(&m) <= sizeof room->payload && nef_matrix_scale_bytes(&m) <= sizeof room->scales);
     NEF_ASSERT(nef_act_bytes(rows, m.k) <= sizeof room->act && nef_matmul_scratch(m.k) <= sizeof room->scratch);
     fill_bytes(state, sizeof room->payload, room->payload);
+    for (size_t i = 0; m.scales_kind == NEF_SCALES_K6 && i < sizeof room->payload; i++)
+        room->payload[i] &= 63; /* six bits, less the bias a signed byte: what the type has */
     fill_bytes(state, sizeof room->scales, room->scales);
     fill(state, (size_t)rows * m.k, room->x);
     m.payload = room->payload;
