@@ -160,6 +160,19 @@ static bool render_chat(struct call *c, const struct nef_api_request *r, char **
     return true;
 }
 
+/* Does the answer begin inside a <think> block, or with one? A final message that is continued may have been left in one. */
+static bool begins_thinking(const struct nef_api_request *r, const char *text, size_t bytes)
+{
+    static const char open[] = "<think>", close[] = "</think>";
+    const char *opened = NULL, *at = text;
+
+    if (!r->continue_final_message)
+        return r->enable_thinking;
+    while ((at = memmem(at, bytes - (size_t)(at - text), open, sizeof(open) - 1)) != NULL)
+        opened = at++;
+    return opened != NULL && memmem(opened, bytes - (size_t)(opened - text), close, sizeof(close) - 1) == NULL;
+}
+
 /* Ids of prompt I: *out_tokens is malloc'd. */
 static bool prompt_tokens(struct call *c, const struct nef_api_request *r, uint32_t i, uint32_t **out_tokens,
                           uint32_t *out_count)
@@ -172,6 +185,7 @@ static bool prompt_tokens(struct call *c, const struct nef_api_request *r, uint3
     if (r->kind == NEF_API_CHAT) {
         if (!render_chat(c, r, &rendered, &bytes))
             return false;
+        c->write.thinking = c->api->options.family == NEF_CHAT_QWEN3 && begins_thinking(r, rendered, bytes);
         err = tokens_of(t, rendered, bytes, false, true, out_tokens, out_count);
         nef_wipe(rendered, bytes);
         free(rendered);
@@ -325,7 +339,6 @@ static bool generate(struct call *c, const struct nef_api_request *r)
         .include_usage = r->include_usage,
         .return_token_ids = r->return_token_ids,
         .tools = chat && r->tools != NULL,
-        .thinking = chat && o->family == NEF_CHAT_QWEN3 && r->enable_thinking,
     };
     (void)snprintf(c->write.id, sizeof(c->write.id), "%s-%s", chat ? "chatcmpl" : "cmpl", random);
     c->runs = calloc(count, sizeof(*c->runs));

@@ -7,6 +7,7 @@
 
 struct tool_call {
     uint32_t index;
+    bool whole; /* one that isn't turned out malformed: it was content all along */
     struct nef_buf name, arguments;
 };
 
@@ -227,8 +228,10 @@ static void keep_tool(struct nef_choice *c, enum nef_chat_part part, uint32_t in
         c->calls = grown;
         c->calls[c->call_count] = (struct tool_call){.index = index};
         nef_buf_append(&c->calls[c->call_count++].name, text, bytes);
-    } else if (c->call_count > 0) {
+    } else if (c->call_count > 0 && part == NEF_CHAT_TOOL_ARGUMENTS) {
         nef_buf_append(&c->calls[c->call_count - 1].arguments, text, bytes);
+    } else if (c->call_count > 0) {
+        c->calls[c->call_count - 1].whole = true;
     }
 }
 
@@ -255,6 +258,8 @@ static void on_part(void *context, enum nef_chat_part part, uint32_t index, cons
             keep_tool(c, part, index, text, bytes);
         break;
     case NEF_CHAT_TOOL_END:
+        if (!c->w->stream)
+            keep_tool(c, part, index, "", 0);
         break;
     }
 }
@@ -380,8 +385,10 @@ void nef_write_done(struct nef_buf *out)
 
 static void write_message(const struct nef_choice *c, struct nef_buf *out)
 {
+    uint32_t calls = 0;
+
     nef_buf_text(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    if (c->content.bytes > 0 || c->call_count == 0)
+    if (c->content.bytes > 0 || nef_chat_parser_tools(c->parser) == 0)
         json_buf(out, &c->content);
     else
         nef_buf_text(out, "null");
@@ -391,7 +398,9 @@ static void write_message(const struct nef_choice *c, struct nef_buf *out)
         json_buf(out, &c->reasoning);
     }
     for (uint32_t i = 0; i < c->call_count; i++) {
-        nef_buf_text(out, i == 0 ? ",\"tool_calls\":[" : ",");
+        if (!c->calls[i].whole)
+            continue;
+        nef_buf_text(out, calls++ == 0 ? ",\"tool_calls\":[" : ",");
         nef_buf_text(out, "{\"id\":");
         call_id(c, c->calls[i].index, out);
         nef_buf_text(out, ",\"type\":\"function\",\"function\":{\"name\":");
@@ -400,7 +409,7 @@ static void write_message(const struct nef_choice *c, struct nef_buf *out)
         json_buf(out, &c->calls[i].arguments);
         nef_buf_text(out, "}}");
     }
-    nef_buf_text(out, c->call_count > 0 ? "]}" : "}");
+    nef_buf_text(out, calls > 0 ? "]}" : "}");
 }
 
 void nef_write_whole(const struct nef_write *w, struct nef_choice *const *choices, uint32_t count,

@@ -1,0 +1,45 @@
+/* A model made ready, for `nef infer` and `nef chat`: kernels, threads, weights, tokenizer, engine. */
+#ifndef NEF_CLI_INFER_SETUP_H
+#define NEF_CLI_INFER_SETUP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "infer/engine/engine.h"
+#include "infer/model/model.h"
+#include "infer/text/chat.h"
+#include "infer/text/tokenizer.h"
+
+#define NEF_ALIAS_MAX 128u
+
+/* The options of the command line, with their presets where they aren't given. */
+struct nef_infer_options {
+    const char *command; /* for complaints */
+    const char *model, *cache_file, *kv_type, *alias;
+    uint32_t threads, context, slots; /* 0: presets */
+    uint32_t waiting_max;
+};
+struct nef_infer_setup {
+    const struct nef_kernels *kernels;
+    struct nef_pool *pool;
+    struct nef_model *model;
+    struct nef_tokenizer *tokenizer;
+    struct nef_engine *engine;
+    enum nef_chat_family family;
+    enum nef_kv_type kv_type;
+    uint32_t context, slots;
+    uint64_t load_ms;
+    char alias[NEF_ALIAS_MAX];
+};
+
+/* Kernels, threads and weights; what is wrong was said. Returns the exit status, 0 when it went well. */
+int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *out);
+/* After that: tokenizer and engine. */
+int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *s);
+void nef_infer_done(struct nef_infer_setup *s); /* zeroed and half-built ones are fine */
+
+const char *nef_kv_type_name(enum nef_kv_type type);
+uint64_t nef_kv_position_bytes(const struct nef_model_config *config, enum nef_kv_type type); /* of one position, all layers */
+
+int nef_infer_bench(const struct nef_infer_options *o); /* infer_bench.c */
+
+#endif
