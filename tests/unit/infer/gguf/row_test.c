@@ -193,8 +193,8 @@ static void six_bit_scales_are_found(void **state)
     }
 }
 
-/* d*sc*q - dmin*m is one fma: rounded once, not after the product. */
-static void offsets_are_subtracted_before_rounding(void **state)
+/* d*sc*q - dmin*m is rounded once, also where its terms lie far apart. */
+static void products_less_offsets_are_rounded_once(void **state)
 {
     uint8_t block[144] = {0xff, 0x3f, 0x01, 0x00}; /* d = 2047/1024, dmin = 2^-24 */
     float out[256];
@@ -274,7 +274,7 @@ int run_row_tests(void)
         cmocka_unit_test(bf16_is_the_upper_half_of_a_float),
         cmocka_unit_test(blocks_of_32_reach_both_ends),
         cmocka_unit_test(six_bit_scales_are_found),
-        cmocka_unit_test(offsets_are_subtracted_before_rounding),
+        cmocka_unit_test(products_less_offsets_are_rounded_once),
         cmocka_unit_test(q6_k_has_signed_scales_for_16_weights),
         cmocka_unit_test(rows_follow_each_other),
         cmocka_unit_test(block_sizes_and_names),
