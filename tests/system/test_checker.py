@@ -43,6 +43,21 @@ def test_two_winners_of_if_none_match_are_found():
                       event("put", "2", 1, 3, "fail", precondition="absent")]) is None
 
 
+def test_unknown_write_that_nobody_read_may_fail_a_condition():
+    def history(*unknown):
+        return check_key([event("put", "1", 0, 1), event("delete", None, 2, 3),
+                          *(event("put", f"x{at}", at, 0, "unknown") for at in unknown),
+                          event("put", "2", 5, 7, "fail", precondition="absent"), event("delete", None, 8, 9),
+                          event("put", "3", 10, 11, "fail", precondition="absent"), event("delete", None, 12, 13),
+                          event("get", None, 14, 15)])
+    assert history(4, 6) is None
+    assert history(9.5, 4, 6) is None
+    assert history(4, 9.5) is None
+    assert history()
+    assert history(4)  # one write isn't two
+    assert history(7.5, 9.5)  # begun after the first failure was answered
+
+
 def simulate(seed, clients=6, steps=400, lose=0.0, stale=0.0):
     """A history of a register with random answers lost; stale: chance that a read answers from the past."""
     import random

@@ -66,9 +66,12 @@ def check_key(events):
               and not (e["outcome"] == "fail" and e["precondition"] is None)]
     events.sort(key=lambda e: e["begin"])
     read = {e["value"] for e in events if e["kind"] == "get"}
-    # an unknown write of a value that nobody ever read can be left out; deletes must stay
-    events = [e for e in events
-              if not (e["outcome"] == "unknown" and e["kind"] == "put" and e["value"] not in read)]
+    # An unknown write of a value that nobody ever read shows only where it made a conditional write fail, once at
+    # most. So as many as there are such failures are kept, those that began first, and the others left out; deletes
+    # must stay.
+    unread = [e for e in events if e["outcome"] == "unknown" and e["kind"] == "put" and e["value"] not in read]
+    left_out = {id(e) for e in unread[sum(e["outcome"] == "fail" for e in events):]}
+    events = [e for e in events if id(e) not in left_out]
     n = len(events)
     definite = [e["outcome"] != "unknown" for e in events]
     # What is done: all definite events below `low`, and `extra` above it. An event begun after the earliest
