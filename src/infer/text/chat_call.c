@@ -130,6 +130,14 @@ static bool number_may_end(const struct nef_call_scan *s)
     return s->number == ZERO || s->number == INTEGER || s->number == FRACTION || s->number == EXPONENT;
 }
 
+static bool begin_string(struct nef_call_scan *s, bool key)
+{
+    s->state = STRING;
+    s->key = key;
+    nef_buf_reset(&s->text);
+    return true;
+}
+
 static bool begin_value(struct nef_call_scan *s, char c)
 {
     static const char *const literals[] = {"true", "false", "null"};
@@ -140,11 +148,8 @@ static bool begin_value(struct nef_call_scan *s, char c)
         s->in_arguments = true;
     if (c == '{' || c == '[')
         return open_container(s, c == '[');
-    if (c == '"') {
-        s->state = STRING;
-        s->key = false;
-        return true;
-    }
+    if (c == '"')
+        return begin_string(s, false);
     if (c == '-' || (c >= '0' && c <= '9'))
         return begin_number(s, c);
     for (size_t i = 0; i < 3; i++)
@@ -172,7 +177,6 @@ static bool key_ended(struct nef_call_scan *s)
         s->field = NAME;
     else if (s->text.bytes == 9 && memcmp(s->text.data, "arguments", 9) == 0)
         s->field = ARGUMENTS;
-    nef_buf_reset(&s->text);
     return !(s->field == NAME && s->have_name) && !(s->field == ARGUMENTS && s->have_arguments);
 }
 
@@ -234,11 +238,7 @@ static bool take_string(struct nef_call_scan *s, char c)
 
 static bool take_key(struct nef_call_scan *s, char c)
 {
-    if (c != '"')
-        return false;
-    s->state = STRING;
-    s->key = true;
-    return true;
+    return c == '"' && begin_string(s, true);
 }
 
 static bool take_after(struct nef_call_scan *s, char c)
