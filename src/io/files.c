@@ -17,7 +17,7 @@
 
 #define PATH_BYTES 4096u
 
-static nef_err of_errno(int e)
+nef_err nef_file_error(int e)
 {
     switch (e) {
     case ENOENT:
@@ -45,7 +45,7 @@ static nef_err write_all(int fd, const void *data, size_t bytes)
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return of_errno(errno);
+            return nef_file_error(errno);
         p += n;
         bytes -= (size_t)n;
     }
@@ -67,9 +67,9 @@ static nef_err sync_parent(const char *path)
         slash[slash == parent ? 1 : 0] = '\0';
     fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
-        return of_errno(errno);
+        return nef_file_error(errno);
     if (fsync(fd) != 0)
-        err = of_errno(errno);
+        err = nef_file_error(errno);
     (void)close(fd); /* read-only */
     return err;
 }
@@ -88,18 +88,18 @@ static nef_err put_file(const char *path, unsigned mode, const void *data, size_
         return NEF_E_INVALID;
     fd = open(aside, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
     if (fd < 0)
-        return of_errno(errno);
+        return nef_file_error(errno);
     there = true;
     err = write_all(fd, data, bytes);
     if (err == NEF_OK &&
         (fchmod(fd, mode) != 0 || fsync(fd) != 0)) /* the umask may have cut mode */
-        err = of_errno(errno);
+        err = nef_file_error(errno);
     if (close(fd) != 0 && err == NEF_OK)
-        err = of_errno(errno);
+        err = nef_file_error(errno);
     if (err != NEF_OK)
         goto out;
     if ((replace ? rename(aside, path) : link(aside, path)) != 0) {
-        err = of_errno(errno);
+        err = nef_file_error(errno);
         goto out;
     }
     there = !replace;
@@ -131,9 +131,9 @@ nef_err nef_file_read(const char *path, size_t bytes_max, bool only_owner, struc
     /* O_NONBLOCK: a FIFO in its place must not hang us before fstat refuses it */
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return of_errno(errno);
+        return nef_file_error(errno);
     if (fstat(fd, &st) != 0) {
-        err = of_errno(errno);
+        err = nef_file_error(errno);
         goto out;
     }
     if (!S_ISREG(st.st_mode) || (only_owner && (st.st_mode & 077) != 0)) {
@@ -147,7 +147,7 @@ nef_err nef_file_read(const char *path, size_t bytes_max, bool only_owner, struc
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            err = of_errno(errno);
+            err = nef_file_error(errno);
         else if ((size_t)n > bytes_max - total)
             err = NEF_E_LIMIT;
         if (n > 0 && err == NEF_OK)

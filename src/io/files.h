@@ -8,6 +8,9 @@
 #include "base/buf.h"
 #include "base/err.h"
 
+/* What errno E says of a file: NEF_E_NOT_FOUND, NEF_E_EXISTS, NEF_E_DENIED, NEF_E_NOSPACE, else NEF_E_IO. */
+nef_err nef_file_error(int e);
+
 /* A new file: written aside, synced, linked into place. NEF_E_EXISTS if there is something at PATH.
  * NEF_E_IO, NEF_E_NOSPACE. */
 NEF_MUST_CHECK nef_err nef_file_make(const char *path, unsigned mode, const void *data, size_t bytes);

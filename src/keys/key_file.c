@@ -16,94 +16,17 @@
 #include <unistd.h>
 #include "base/assert.h"
 #include "base/bytes.h"
+#include "io/files.h"
 #include "keys/keys_internal.h"
 
 #define HEAD       "nef-customer-key 1\n"
 #define HEAD_BYTES (sizeof(HEAD) - 1)
 #define FILE_BYTES (HEAD_BYTES + 2 * NEF_KEY_BYTES + 1 + 2 * NEF_CUSTOMER_ID_BYTES + 1)
 
-static nef_err of_errno(void)
-{
-    switch (errno) {
-    case ENOENT:
-        return NEF_E_NOT_FOUND;
-    case EEXIST:
-        return NEF_E_EXISTS;
-    case EACCES:
-    case EPERM:
-        return NEF_E_DENIED;
-    case ENOSPC:
-    case EDQUOT:
-        return NEF_E_NOSPACE;
-    default:
-        return NEF_E_IO;
-    }
-}
-
-static nef_err write_all(int fd, const void *data, size_t bytes)
-{
-    const uint8_t *p = data;
-
-    while (bytes > 0) {
-        ssize_t n = write(fd, p, bytes);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return of_errno();
-        p += n;
-        bytes -= (size_t)n;
-    }
-    return NEF_OK;
-}
-
-static nef_err sync_directory_of(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    char *dir = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
-    nef_err err = NEF_OK;
-    int fd;
-
-    if (dir == NULL)
-        return NEF_E_NOMEM;
-    fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0 || fsync(fd) != 0)
-        err = of_errno();
-    if (fd >= 0)
-        (void)close(fd); /* nothing was written through it */
-    free(dir);
-    return err;
-}
-
-/* Written under another name and linked to its own, so that a crash leaves a whole file or none, and an
- * existing file is never replaced. */
+/* An existing file is never replaced, and a crash leaves a whole one or none. */
 nef_err nef_key_file_create(const char *path, const void *data, size_t bytes)
 {
-    char *temporary = NULL;
-    nef_err err;
-    int fd = -1;
-
-    if (asprintf(&temporary, "%s.XXXXXX", path) < 0)
-        return NEF_E_NOMEM;
-    fd = mkostemp(temporary, O_CLOEXEC); /* mode 0600 */
-    if (fd < 0) {
-        err = of_errno();
-        free(temporary);
-        return err;
-    }
-    err = write_all(fd, data, bytes);
-    if (err == NEF_OK && fsync(fd) != 0)
-        err = of_errno();
-    if (close(fd) != 0 && err == NEF_OK)
-        err = of_errno();
-    if (err == NEF_OK && link(temporary, path) != 0)
-        err = of_errno();
-    if (unlink(temporary) != 0 && err == NEF_OK)
-        err = of_errno();
-    if (err == NEF_OK)
-        err = sync_directory_of(path);
-    free(temporary);
-    return err;
+    return nef_file_make(path, 0600, data, bytes);
 }
 
 nef_err nef_key_file_load(const char *path, void *out, size_t max, size_t *out_bytes)
@@ -117,9 +40,9 @@ nef_err nef_key_file_load(const char *path, void *out, size_t max, size_t *out_b
 
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not hang the start */
     if (fd < 0)
-        return of_errno();
+        return nef_file_error(errno);
     if (fstat(fd, &st) != 0) {
-        err = of_errno();
+        err = nef_file_error(errno);
         goto out;
     }
     if (!S_ISREG(st.st_mode) || (st.st_mode & 077) != 0 ||
@@ -133,7 +56,7 @@ nef_err nef_key_file_load(const char *path, void *out, size_t max, size_t *out_b
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            err = of_errno();
+            err = nef_file_error(errno);
         else if (n > 0 && done == max)
             err = NEF_E_LIMIT;
         if (n <= 0 || err != NEF_OK)

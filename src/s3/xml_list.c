@@ -60,47 +60,49 @@ static void rows(struct nef_buf *out, const struct nef_s3_xml_listing *l, bool v
                           l->encoding_url);
 }
 
-void nef_s3_xml_list_objects(struct nef_buf *out, const struct nef_s3_xml_listing *l)
+static void begin(struct nef_buf *out, const struct nef_s3_xml_listing *l, const char *root)
 {
-    nef_s3_xml_root(out, "ListBucketResult");
+    nef_s3_xml_root(out, root);
     nef_s3_xml_element(out, "Name", l->bucket);
     text_element(out, "Prefix", l->prefix != NULL ? l->prefix : "", l->encoding_url);
-    text_element(out, "Marker", l->marker != NULL ? l->marker : "", l->encoding_url);
-    if (l->truncated)
-        text_element(out, "NextMarker", l->next_marker, l->encoding_url);
+}
+
+/* From the limits to the rows: the same in every listing of objects. */
+static void end(struct nef_buf *out, const struct nef_s3_xml_listing *l, bool versions)
+{
     nef_s3_xml_element_number(out, "MaxKeys", l->max);
     text_element(out, "Delimiter", or_null(l->delimiter), l->encoding_url);
     boolean(out, "IsTruncated", l->truncated);
     if (l->encoding_url)
         nef_s3_xml_element(out, "EncodingType", "url");
-    rows(out, l, false);
+    rows(out, l, versions);
+}
+
+void nef_s3_xml_list_objects(struct nef_buf *out, const struct nef_s3_xml_listing *l)
+{
+    begin(out, l, "ListBucketResult");
+    text_element(out, "Marker", l->marker != NULL ? l->marker : "", l->encoding_url);
+    if (l->truncated)
+        text_element(out, "NextMarker", l->next_marker, l->encoding_url);
+    end(out, l, false);
     nef_buf_text(out, "</ListBucketResult>");
 }
 
 void nef_s3_xml_list_objects_v2(struct nef_buf *out, const struct nef_s3_xml_listing *l)
 {
-    nef_s3_xml_root(out, "ListBucketResult");
-    nef_s3_xml_element(out, "Name", l->bucket);
-    text_element(out, "Prefix", l->prefix != NULL ? l->prefix : "", l->encoding_url);
+    begin(out, l, "ListBucketResult");
     nef_s3_xml_element(out, "ContinuationToken", l->continuation_token);
     if (l->truncated)
         nef_s3_xml_element(out, "NextContinuationToken", l->next_continuation_token);
     text_element(out, "StartAfter", or_null(l->start_after), l->encoding_url);
     nef_s3_xml_element_number(out, "KeyCount", l->object_count);
-    nef_s3_xml_element_number(out, "MaxKeys", l->max);
-    text_element(out, "Delimiter", or_null(l->delimiter), l->encoding_url);
-    boolean(out, "IsTruncated", l->truncated);
-    if (l->encoding_url)
-        nef_s3_xml_element(out, "EncodingType", "url");
-    rows(out, l, false);
+    end(out, l, false);
     nef_buf_text(out, "</ListBucketResult>");
 }
 
 void nef_s3_xml_list_versions(struct nef_buf *out, const struct nef_s3_xml_listing *l)
 {
-    nef_s3_xml_root(out, "ListVersionsResult");
-    nef_s3_xml_element(out, "Name", l->bucket);
-    text_element(out, "Prefix", l->prefix != NULL ? l->prefix : "", l->encoding_url);
+    begin(out, l, "ListVersionsResult");
     text_element(out, "KeyMarker", l->key_marker != NULL ? l->key_marker : "", l->encoding_url);
     nef_s3_xml_element(out, "VersionIdMarker",
                        l->version_id_marker != NULL ? l->version_id_marker : "");
@@ -110,12 +112,7 @@ void nef_s3_xml_list_versions(struct nef_buf *out, const struct nef_s3_xml_listi
         if (l->object_count > 0 && !l->objects[l->object_count - 1].is_prefix)
             nef_s3_xml_element(out, "NextVersionIdMarker", "null");
     }
-    nef_s3_xml_element_number(out, "MaxKeys", l->max);
-    text_element(out, "Delimiter", or_null(l->delimiter), l->encoding_url);
-    boolean(out, "IsTruncated", l->truncated);
-    if (l->encoding_url)
-        nef_s3_xml_element(out, "EncodingType", "url");
-    rows(out, l, true);
+    end(out, l, true);
     nef_buf_text(out, "</ListVersionsResult>");
 }
 

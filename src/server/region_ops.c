@@ -145,5 +145,5 @@ nef_err nef_region_user_put(struct nef_runtime *rt, struct nef_keys *keys, uint3
         if (other != NEF_OK)
             nef_trace(NEF_TRACE_WARN, "user_copy_left", "u:cell", (uint64_t)cell, "e:err", (int)other, NULL);
     }
-    return err; /* cell 0 decides; maintenance copies what is left */
+    return err; /* cell 0 decides and is what is read; the next op on that user makes the copy, too */
 }

@@ -271,14 +271,9 @@ static nef_err look_at_segments(struct plan *p, struct nef_buf *drops, uint32_t 
     nef_key_kind(&from, 'L');
     nef_key_u64(&to, 'L', stats.checkpoint_offset / segment_bytes);
     *have_victim = false;
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL
-             ? NULL
-             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data, to.bytes);
-    if (it == NULL) {
-        nef_cell_read_end(cell);
-        return NEF_E_UNAVAILABLE;
-    }
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
+        return nef_cell_rows_end(cell, it, NEF_OK);
     for (nef_index_iter_first(it); nef_index_iter_valid(it); nef_index_iter_next(it)) {
         size_t k_bytes, v_bytes;
         const uint8_t *k = nef_index_iter_key(it, &k_bytes);
@@ -307,10 +302,7 @@ static nef_err look_at_segments(struct plan *p, struct nef_buf *drops, uint32_t 
             *have_victim = true;
         }
     }
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
-    nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     if (scan_goes_on)
         *victim = cell->scan_segment;
     return err;
@@ -357,14 +349,9 @@ static nef_err plan_erasures(struct plan *p)
     nef_key_u64(&from, 'E', cell->dead_cursor);
     nef_key_kind(&to, 'E');
     nef_key_after_prefix(&to);
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL
-             ? NULL
-             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data, to.bytes);
-    if (it == NULL) {
-        nef_cell_read_end(cell);
-        return NEF_E_UNAVAILABLE;
-    }
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
+        return nef_cell_rows_end(cell, it, NEF_OK);
     for (nef_index_iter_first(it);
          nef_index_iter_valid(it) && looked < DEAD_ROWS_MAX && count < ERASE_ITEMS_MAX;
          nef_index_iter_next(it), looked++) {
@@ -387,10 +374,7 @@ static nef_err plan_erasures(struct plan *p)
     }
     if (err == NEF_OK && !nef_index_iter_valid(it))
         cell->dead_cursor = 0;
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
-    nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     if (err == NEF_OK && count > 0)
         err = propose_list(p, NEF_RECORD_ERASE, count, &items);
     nef_buf_free(&items);
@@ -418,14 +402,9 @@ static nef_err plan_aborts(struct plan *p, const uint64_t *alive, uint32_t alive
     nef_key_id(&from, 'S', &cell->stream_cursor);
     nef_key_kind(&to, 'S');
     nef_key_after_prefix(&to);
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL
-             ? NULL
-             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data, to.bytes);
-    if (it == NULL) {
-        nef_cell_read_end(cell);
-        return NEF_E_UNAVAILABLE;
-    }
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
+        return nef_cell_rows_end(cell, it, NEF_OK);
     nef_index_iter_first(it);
     for (; err == NEF_OK && nef_index_iter_valid(it) && looked < STREAM_ROWS_MAX && p->count < p->max;
          nef_index_iter_next(it), looked++) {
@@ -452,10 +431,7 @@ static nef_err plan_aborts(struct plan *p, const uint64_t *alive, uint32_t alive
     }
     if (err == NEF_OK && !nef_index_iter_valid(it))
         memset(&cell->stream_cursor, 0, sizeof cell->stream_cursor);
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
-    nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     return err;
 }
 
@@ -525,14 +501,9 @@ static nef_err plan_repairs(struct plan *p)
     nef_key_kind(&from, 'B');
     to = from;
     nef_key_after_prefix(&to);
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL
-             ? NULL
-             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data, to.bytes);
-    if (it == NULL) {
-        nef_cell_read_end(cell);
-        return NEF_E_UNAVAILABLE;
-    }
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
+        return nef_cell_rows_end(cell, it, NEF_OK);
     nef_index_iter_first(it);
     for (; err == NEF_OK && nef_index_iter_valid(it) && p->count < p->max; nef_index_iter_next(it)) {
         size_t k_bytes, v_bytes;
@@ -547,10 +518,7 @@ static nef_err plan_repairs(struct plan *p)
         if (err == NEF_OK)
             err = repair_bucket(p, &id, &row, &value);
     }
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
-    nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     nef_buf_free(&value);
     return err;
 }

@@ -220,14 +220,9 @@ nef_err nef_store_buckets(struct nef_store *store, const char *after,
     nef_key_kind(&from, 'N');
     to = from;
     nef_key_after_prefix(&to);
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL ? NULL
-                             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data,
-                                                  to.bytes);
-    if (it == NULL) {
-        err = NEF_E_UNAVAILABLE;
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
         goto out;
-    }
     if (after != NULL && after[0] != 0) { /* the least name above: one zero byte more */
         nef_key_text(&start, 'N', after, strlen(after) + 1);
         nef_index_iter_seek(it, start.data, start.bytes);
@@ -258,12 +253,8 @@ nef_err nef_store_buckets(struct nef_store *store, const char *after,
         bucket_fill(&id, &row, &bucket);
         more = visit(context, &bucket);
     }
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
 out:
-    if (it != NULL)
-        nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     nef_buf_free(&value);
     return err;
 }
@@ -307,14 +298,9 @@ nef_err nef_store_users(struct nef_store *store,
     nef_key_kind(&from, 'U');
     to = from;
     nef_key_after_prefix(&to);
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL ? NULL
-                             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data,
-                                                  to.bytes);
-    if (it == NULL) {
-        err = NEF_E_UNAVAILABLE;
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
         goto out;
-    }
     for (nef_index_iter_first(it); more && nef_index_iter_valid(it); nef_index_iter_next(it)) {
         size_t k_bytes, bytes;
         const uint8_t *k = nef_index_iter_key(it, &k_bytes);
@@ -328,12 +314,8 @@ nef_err nef_store_users(struct nef_store *store,
         more = visit(context, &user);
     }
     nef_wipe(&user, sizeof user);
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
 out:
-    if (it != NULL)
-        nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     return err;
 }
 

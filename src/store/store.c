@@ -32,6 +32,28 @@ void nef_cell_read_end(struct nef_cell *cell)
     NEF_ASSERT(pthread_rwlock_unlock(&cell->index_lock) == 0);
 }
 
+struct nef_index_iter *nef_cell_rows(struct nef_cell *cell, const struct nef_row_key *from,
+                                     const struct nef_row_key *to)
+{
+    nef_cell_read_begin(cell);
+    if (cell->index == NULL)
+        return NULL;
+    return nef_index_iter_new(cell->index, NULL, from->data, from->bytes, to->data, to->bytes);
+}
+
+nef_err nef_cell_rows_end(struct nef_cell *cell, struct nef_index_iter *it, nef_err err)
+{
+    if (it == NULL) {
+        err = NEF_E_UNAVAILABLE;
+    } else {
+        if (err == NEF_OK)
+            err = nef_index_iter_error(it);
+        nef_index_iter_free(it);
+    }
+    nef_cell_read_end(cell);
+    return err;
+}
+
 void nef_buckets_changed(struct nef_cell *cell)
 {
     cell->buckets_dirty = false;

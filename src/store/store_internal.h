@@ -151,6 +151,12 @@ struct nef_store {
 
 void nef_cell_read_begin(struct nef_cell *cell); /* index_lock shared */
 void nef_cell_read_end(struct nef_cell *cell);
+/* Begin reading: rows from FROM up to TO (without it), not positioned yet. NULL: there is no index now, or no memory.
+ * Either way nef_cell_rows_end ends it. */
+struct nef_index_iter *nef_cell_rows(struct nef_cell *cell, const struct nef_row_key *from,
+                                     const struct nef_row_key *to);
+/* ERR, or else what the iterator met. IT may be NULL: NEF_E_UNAVAILABLE. */
+NEF_MUST_CHECK nef_err nef_cell_rows_end(struct nef_cell *cell, struct nef_index_iter *it, nef_err err);
 /* One row of what was written. NEF_E_NOT_FOUND. */
 /* Bucket rows of this cell's index changed: what look-ups cached is void. */
 void nef_buckets_changed(struct nef_cell *cell);

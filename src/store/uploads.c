@@ -207,14 +207,9 @@ nef_err nef_store_parts(struct nef_store *store, const struct nef_upload *upload
     nef_key_id_u32(&from, 'P', &upload->id, after_part + 1);
     nef_key_id(&to, 'P', &upload->id);
     nef_key_after_prefix(&to);
-    nef_cell_read_begin(cell);
-    it = cell->index == NULL ? NULL
-                             : nef_index_iter_new(cell->index, NULL, from.data, from.bytes, to.data,
-                                                  to.bytes);
-    if (it == NULL) {
-        err = NEF_E_UNAVAILABLE;
+    it = nef_cell_rows(cell, &from, &to);
+    if (it == NULL)
         goto out;
-    }
     for (nef_index_iter_first(it); more && nef_index_iter_valid(it); nef_index_iter_next(it)) {
         size_t k_bytes, v_bytes;
         const uint8_t *k = nef_index_iter_key(it, &k_bytes);
@@ -235,11 +230,7 @@ nef_err nef_store_parts(struct nef_store *store, const struct nef_upload *upload
         part.checksum = row.checksum;
         more = visit(context, &part);
     }
-    if (err == NEF_OK)
-        err = nef_index_iter_error(it);
 out:
-    if (it != NULL)
-        nef_index_iter_free(it);
-    nef_cell_read_end(cell);
+    err = nef_cell_rows_end(cell, it, err);
     return err;
 }
