@@ -1,7 +1,7 @@
 /* A text into words, before any merge: the pattern that Qwen's tokenizer.json publishes, by PCRE2.
  *
  * What is a space differs between regex engines, so spaces are spelled out: Unicode's White_Space, and U+FEFF as in
- * ECMAScript, because the reference vectors (tests/data/infer/text/qwen3_tokens.jsonl) have it so; not U+180E, which PCRE2's
+ * ECMAScript, because the reference vectors (tests/data/infer/tokens.jsonl) have it so; not U+180E, which PCRE2's
  * \s takes. \p{L} and \p{N} are Unicode's everywhere. Each character of a text matches some alternative, so words lie end to
  * end and every match is anchored where the last one ended.
  *

