@@ -455,7 +455,10 @@ static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
     info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info != NULL)
         (void)shutdown(info->connect_fd, SHUT_RDWR);
-    return MHD_CONTENT_READER_END_WITH_ERROR;
+    /* A socket that had been reset while it was parked shows nothing more: told of an error, the library would leave the
+     * connection until it times out. Told of an end, it tries to write that and finds the socket closed; so does the client, who
+     * never sees an end. */
+    return r->endless ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
 static void on_read_done(void *context)
@@ -623,6 +626,8 @@ void nef_http_quiesce(struct nef_http *http)
             nef_http_remove_socket(http->unix_path, info->listen_fd);
     }
     http->quiesced_fd = MHD_quiesce_daemon(http->daemon);
+    if (http->quiesced_fd >= 0) /* still open, until no thread can use it; but nobody is to wait in its queue */
+        (void)shutdown(http->quiesced_fd, SHUT_RDWR);
 }
 
 void nef_http_stop(struct nef_http *http)

@@ -93,12 +93,8 @@ static nef_err open_unix(const struct nef_http_options *options, int *out_fd, ui
         return nef_http_start_failed("bind", options, "the path is longer than 107 bytes", NEF_E_CONFIG);
     (void)strcpy(address.sun_path, options->unix_path);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    /* The mode is set before the file exists, so that it is never wider. */
-    if (fd < 0 || fchmod(fd, SOCKET_MODE) != 0) {
-        if (fd >= 0)
-            (void)close(fd);
+    if (fd < 0)
         return nef_http_start_failed("socket", options, strerror(errno), NEF_E_SYSTEM);
-    }
     bound = bind(fd, bind_to, sizeof(address));
     if (bound != 0 && errno == EADDRINUSE) {
         if (remove_stale(&address))
@@ -106,7 +102,8 @@ static nef_err open_unix(const struct nef_http_options *options, int *out_fd, ui
         else
             errno = EADDRINUSE;
     }
-    if (bound != 0 || listen(fd, LISTEN_BACKLOG) != 0) {
+    /* The mode is set before anybody can connect. */
+    if (bound != 0 || chmod(address.sun_path, SOCKET_MODE) != 0 || listen(fd, LISTEN_BACKLOG) != 0) {
         nef_err err = nef_http_start_failed("bind", options, strerror(errno), NEF_E_CONFIG);
 
         (void)close(fd);

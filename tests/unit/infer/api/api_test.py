@@ -1,0 +1,524 @@
+"""The OpenAI-compatible server over HTTP, with an engine that says what the prompt tells it to (fake_infer.c).
+Usage: api_test.py FAKE_INFER."""
+import concurrent.futures
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+
+FAKE = os.path.abspath(sys.argv.pop(1))
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path):
+        super().__init__("localhost", timeout=20)
+        self.path = path
+
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+class Server:
+    def __init__(self, slots=4, waiting=64, *more, unix=None):
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen([FAKE, f"unix:{unix}" if unix else "0", str(slots), str(waiting), *more],
+                                        stdout=subprocess.PIPE, stderr=self.log, text=True)
+        line = self.process.stdout.readline()
+        assert line.startswith("port "), line
+        self.port, self.unix = int(line.split()[1]), unix
+
+    def connect(self):
+        return UnixConnection(self.unix) if self.unix else http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+
+    def call(self, method, path, body=None, headers=None, connection=None):
+        """(status, headers, parsed JSON)"""
+        c = connection or self.connect()
+        data = body if body is None or isinstance(body, (bytes, str)) else json.dumps(body)
+        c.request(method, path, data, headers or {})
+        a = c.getresponse()
+        text = a.read()
+        if connection is None:
+            c.close()
+        return a.status, a.headers, json.loads(text) if text else None
+
+    def complete(self, prompt, **more):
+        status, _, answer = self.call("POST", "/v1/completions", {"prompt": prompt, **more})
+        assert status == 200, answer
+        return answer
+
+    def stream(self, path, body, connection=None):
+        c = connection or self.connect()
+        c.request("POST", path, json.dumps({**body, "stream": True}))
+        a = c.getresponse()
+        assert a.status == 200, a.read()
+        assert a.headers["Content-Type"].startswith("text/event-stream"), a.headers
+        try:
+            yield from events(a)
+        finally:
+            a.close()
+            c.close()
+
+    def rss(self):
+        with open(f"/proc/{self.process.pid}/status") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith("VmRSS")) // 1024
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(30)
+        self.process.stdout.close()
+        self.log.seek(0)
+        text = self.log.read().decode()
+        self.log.close()
+        assert code == 0, (code, text[-2000:])
+        return text
+
+
+def events(answer):
+    """Parsed data of each event, [DONE] as a string; each event whole UTF-8 by itself."""
+    data = b""
+    while True:
+        piece = answer.read1(65536)
+        if not piece:
+            assert data == b"", data
+            return
+        data += piece
+        while b"\n\n" in data:
+            event, data = data.split(b"\n\n", 1)
+            assert event.startswith(b"data: "), event
+            text = event[6:].decode("utf-8")
+            yield text if text == "[DONE]" else json.loads(text)
+
+
+def say(text, more=""):
+    return f"say[[{text}]]{more}"
+
+
+def chat(text, **more):
+    return {"messages": [{"role": "user", "content": text}], "chat_template_kwargs": {"enable_thinking": False}, **more}
+
+
+class Base(unittest.TestCase):
+    options = ()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.s = Server(*cls.options)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.s.stop()
+
+
+class Answers(Base):
+    def test_health_and_models(self):
+        self.assertEqual(self.s.call("GET", "/health")[::2], (200, {"status": "ok"}))
+        status, headers, models = self.s.call("GET", "/v1/models")
+        self.assertEqual((status, models["object"], models["data"][0]["id"]), (200, "list", "fake"))
+        self.assertEqual(models["data"][0]["meta"]["n_ctx"], 65536)
+        self.assertEqual(self.s.call("GET", "/v1/models/f%61ke")[2]["id"], "fake")
+        self.assertEqual(self.s.call("GET", "/v1/models/other")[0], 404)
+        self.assertEqual(self.s.call("GET", "/v1/nothing")[2]["error"]["code"], "unknown_url")
+        status, headers, _ = self.s.call("GET", "/v1/completions")
+        self.assertEqual((status, headers["Allow"]), (405, "POST"))
+        c = self.s.connect()
+        c.request("HEAD", "/health")
+        self.assertEqual((c.getresponse().status), 200)
+        c.close()
+
+    def test_completion(self):
+        a = self.s.complete(say("hello"), model="fake", return_token_ids=True)
+        choice = a["choices"][0]
+        self.assertEqual((choice["text"], choice["finish_reason"], choice["logprobs"]), ("hello", "stop", None))
+        self.assertEqual(bytes(choice["token_ids"]), b"hello")
+        self.assertEqual(bytes(choice["prompt_token_ids"]), b"say[[hello]]")
+        self.assertEqual(a["usage"]["completion_tokens"], 5)
+        self.assertEqual(a["usage"]["total_tokens"], 5 + len("say[[hello]]"))
+        self.assertEqual(a["usage"]["prompt_tokens_details"], {"cached_tokens": 0})
+        self.assertTrue(a["id"].startswith("cmpl-"))
+        self.assertEqual(a["object"], "text_completion")
+        self.assertEqual(self.s.complete(list(b"say[[ids]]"))["choices"][0]["text"], "ids")
+        a = self.s.complete(say("hello"), max_tokens=3)
+        self.assertEqual((a["choices"][0]["text"], a["choices"][0]["finish_reason"]), ("hel", "length"))
+
+    def test_many_prompts(self):
+        a = self.s.complete([say(f"answer {i}") for i in range(20)])
+        self.assertEqual([c["text"] for c in a["choices"]], [f"answer {i}" for i in range(20)])
+        self.assertEqual([c["index"] for c in a["choices"]], list(range(20)))
+        a = self.s.complete([list(b"say[[a]]"), list(b"say[[b]]")])
+        self.assertEqual([c["text"] for c in a["choices"]], ["a", "b"])
+        texts = [""] * 8
+        for event in self.s.stream("/v1/completions", {"prompt": [say(f"text {i}", "slow[[2]]") for i in range(8)]}):
+            if event != "[DONE]":
+                texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+        self.assertEqual(texts, [f"text {i}" for i in range(8)])
+        self.assertEqual(self.s.call("POST", "/v1/completions", {"prompt": ["x"] * 65})[0], 400)
+
+    def test_echo(self):
+        self.assertEqual(self.s.complete(say("b"), echo=True)["choices"][0]["text"], "say[[b]]b")
+        self.assertEqual(self.s.complete(say("b"), echo=True, max_tokens=0)["choices"][0]["text"], "say[[b]]")
+        self.assertEqual(self.s.complete(list(b"say[[b]]"), echo=True)["choices"][0]["text"], "say[[b]]b")
+        got = "".join(e["choices"][0]["text"] for e in self.s.stream("/v1/completions", {"prompt": say("b"), "echo": True})
+                      if e != "[DONE]")
+        self.assertEqual(got, "say[[b]]b")
+
+    def test_stream(self):
+        got = list(self.s.stream("/v1/completions", {"prompt": say("hello you"), "stream_options": {"include_usage": True},
+                                                     "return_token_ids": True}))
+        self.assertEqual(got.pop(), "[DONE]")
+        usage = got.pop()
+        self.assertEqual((usage["choices"], usage["usage"]["completion_tokens"]), ([], 9))
+        self.assertTrue(all(e["usage"] is None for e in got))
+        self.assertEqual("".join(e["choices"][0]["text"] for e in got), "hello you")
+        self.assertEqual([e["choices"][0]["finish_reason"] for e in got if e["choices"][0]["finish_reason"]], ["stop"])
+        self.assertEqual(bytes(i for e in got for i in e["choices"][0]["token_ids"]), b"hello you")
+        self.assertEqual(bytes(i for e in got for i in e["choices"][0].get("prompt_token_ids", [])), b"say[[hello you]]")
+        self.assertEqual(len({e["id"] for e in got}), 1)
+
+    def test_first_text_comes_before_the_last(self):
+        start = time.monotonic()
+        at = [time.monotonic() - start for _ in self.s.stream("/v1/completions", {"prompt": say("0123456789", "slow[[50]]")})]
+        self.assertLess(at[0], 0.3)
+        self.assertGreater(at[-1], 0.45)
+        self.assertGreater(len(at), 8)
+
+    def test_characters_are_never_split(self):
+        text = "a\u20ac\U0001f600\u00e9 z" * 20
+        for kind, body in (("completions", {"prompt": say(text, "slow[[1]]")}),
+                           ("chat/completions", chat(say(text, "slow[[1]]")))):
+            pieces = []
+            for e in self.s.stream("/v1/" + kind, body):     # events() decodes each one by itself
+                if e != "[DONE]":
+                    c = e["choices"][0]
+                    pieces.append(c["text"] if "text" in c else c["delta"].get("content") or "")
+            self.assertEqual("".join(pieces), text)
+            self.assertGreater(len(pieces), 20)
+            self.assertNotIn("\ufffd", "".join(pieces))
+
+    def test_stop(self):
+        for stop in ("STOP", ["nothing", "STOP"]):
+            for stream in (False, True):
+                body = {"prompt": say("one two STOP three"), "stop": stop}
+                if stream:
+                    got = [e["choices"][0] for e in self.s.stream("/v1/completions", body) if e != "[DONE]"]
+                    text, reason = "".join(c["text"] for c in got), got[-1]["finish_reason"]
+                else:
+                    choice = self.s.complete(**body)["choices"][0]
+                    text, reason = choice["text"], choice["finish_reason"]
+                self.assertEqual((text, reason), ("one two ", "stop"))
+        self.assertEqual(self.s.complete(say("a STO"), stop="STOP")["choices"][0]["text"], "a STO")
+        a = self.s.complete(say("abSTOPxyz"), stop="STOP", return_token_ids=True)
+        self.assertEqual(bytes(a["choices"][0]["token_ids"]), b"abSTOP")
+        self.assertEqual(a["usage"]["completion_tokens"], 6)
+
+    def test_chat(self):
+        status, _, a = self.s.call("POST", "/v1/chat/completions", chat(say("Bonjour"), return_token_ids=True))
+        self.assertEqual(status, 200, a)
+        message = a["choices"][0]["message"]
+        self.assertEqual((message["role"], message["content"]), ("assistant", "Bonjour"))
+        self.assertNotIn("reasoning_content", message)
+        self.assertEqual(bytes(a["choices"][0]["token_ids"]), b"Bonjour")
+        self.assertEqual(a["prompt_token_ids"][0], 256)
+        self.assertTrue(a["id"].startswith("chatcmpl-"))
+        got = list(self.s.stream("/v1/chat/completions", {"messages": [
+            {"role": "user", "content": say("<think>\nhm\n</think>\n\nyes")}]}))
+        self.assertEqual(got.pop(), "[DONE]")
+        self.assertEqual(got[0]["choices"][0]["delta"], {"role": "assistant", "content": ""})
+        deltas = [e["choices"][0]["delta"] for e in got]
+        self.assertEqual("".join(d.get("reasoning_content", "") for d in deltas), "hm")
+        self.assertEqual("".join(d.get("content", "") for d in deltas), "yes")
+        self.assertEqual(got[-1]["choices"][0]["finish_reason"], "stop")
+
+    def test_chat_that_continues(self):
+        body = {"messages": [{"role": "user", "content": say(" to be")}, {"role": "assistant", "content": "Not"}],
+                "continue_final_message": True}
+        a = self.s.call("POST", "/v1/chat/completions", body)[2]
+        self.assertEqual(a["choices"][0]["message"]["content"], " to be")
+        self.assertNotIn("reasoning_content", a["choices"][0]["message"])
+
+    TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}}}}}]
+    CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Orl\u00e9ans"}}\n</tool_call>'
+
+    def test_tool_calls(self):
+        a = self.s.call("POST", "/v1/chat/completions", chat(say(self.CALL), tools=self.TOOLS))[2]
+        choice = a["choices"][0]
+        self.assertEqual((choice["finish_reason"], choice["message"]["content"]), ("tool_calls", None))
+        call = choice["message"]["tool_calls"][0]
+        self.assertEqual((call["type"], call["function"]["name"]), ("function", "weather"))
+        self.assertEqual(json.loads(call["function"]["arguments"]), {"city": "Orl\u00e9ans"})
+        pieces, ids = "", []
+        for e in self.s.stream("/v1/chat/completions", chat(say(self.CALL, "slow[[1]]"), tools=self.TOOLS)):
+            if e != "[DONE]":
+                for c in e["choices"][0]["delta"].get("tool_calls", []):
+                    pieces += c["function"]["arguments"]
+                    ids += [c["id"]] if "id" in c else []
+                reason = e["choices"][0]["finish_reason"]
+        self.assertEqual((json.loads(pieces), len(ids), reason), ({"city": "Orl\u00e9ans"}, 1, "tool_calls"))
+        # with tools, and none to be used
+        a = self.s.call("POST", "/v1/chat/completions", chat(say(self.CALL), tools=self.TOOLS, tool_choice="none"))[2]
+        self.assertEqual(a["choices"][0]["finish_reason"], "stop")
+        self.assertIn("<tool_call>", a["choices"][0]["message"]["content"])
+
+    def test_tokenize(self):
+        self.assertEqual(self.s.call("POST", "/tokenize", {"content": "h\u00e9"})[2], {"tokens": list("h\u00e9".encode())})
+        self.assertEqual(self.s.call("POST", "/tokenize", {"content": "<|im_end|>"})[2], {"tokens": [257]})
+        self.assertEqual(len(self.s.call("POST", "/tokenize", {"content": "<|im_end|>", "parse_special": False})[2]["tokens"]), 10)
+        a = self.s.call("POST", "/tokenize", {"content": "h\u00e9", "with_pieces": True})[2]["tokens"]
+        self.assertEqual(a, [{"id": 104, "piece": "h"}, {"id": 0xc3, "piece": [0xc3]}, {"id": 0xa9, "piece": [0xa9]}])
+        self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": list("h\u00e9".encode())})[2], {"content": "h\u00e9"})
+        self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": [104, 0xc3]})[2], {"content": "h\ufffd"})
+        self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": []})[2], {"content": ""})
+        self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": [1 << 20]})[0], 400)
+
+    def test_many_at_once(self):
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            texts = [f"answer number {i}" for i in range(60)]
+            got = list(pool.map(lambda t: self.s.complete(say(t, "slow[[1]]"))["choices"][0]["text"], texts))
+        self.assertEqual(got, texts)
+
+
+class Refusals(Base):
+    def refused(self, path, body, status, param=None, headers=None):
+        got, answer_headers, answer = self.s.call("POST", path, body, headers)
+        self.assertEqual(got, status, answer)
+        self.assertEqual(set(answer["error"]), {"message", "type", "param", "code"})
+        if param is not None:
+            self.assertEqual(answer["error"]["param"], param)
+        return answer_headers, answer["error"]
+
+    def test_by_name(self):
+        self.refused("/v1/chat/completions", chat("x", temprature=1), 400, "temprature")
+        self.refused("/v1/chat/completions", chat("x", n=2), 400, "n")
+        self.refused("/v1/completions", {"prompt": "x", "logprobs": 1}, 400, "logprobs")
+        self.refused("/v1/completions", "{", 400)
+        self.refused("/v1/completions", "", 400)
+        _, e = self.refused("/v1/completions", {"prompt": "x", "model": "gpt-4"}, 404, "model")
+        self.assertEqual(e["code"], "model_not_found")
+        self.refused("/v1/completions", {"prompt": ""}, 400, "prompt")
+        _, e = self.refused("/v1/completions", {"prompt": "x" * 65536}, 400, "prompt")
+        self.assertEqual(e["code"], "context_length_exceeded")
+        self.refused("/v1/chat/completions", {"messages": [{"role": "nobody", "content": "x"}]}, 400, "messages")
+        self.refused("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400,
+                     "messages")
+        self.refused("/v1/completions", {"prompt": "x"}, 400, headers={"x-nef-cache-salt": "a"})
+
+    def test_sizes(self):
+        self.refused("/v1/completions", b'{"prompt": "' + b"x" * (9 << 20) + b'"}', 413)
+        c = self.s.connect()
+        c.request("POST", "/v1/completions", (b"x" * 65536 for _ in range(144)), {"Transfer-Encoding": "chunked"},
+                  encode_chunked=True)
+        self.assertEqual(c.getresponse().status, 413)
+        c.close()
+        c = self.s.connect()
+        c.request("POST", "/v1/completions", iter([b'{"prom', b'pt": "say[[chunks]]"}']), {"Transfer-Encoding": "chunked"},
+                  encode_chunked=True)
+        self.assertEqual(json.loads(c.getresponse().read())["choices"][0]["text"], "chunks")
+        c.close()
+        c = self.s.connect()
+        c.request("GET", "/health", headers={f"h{i}": "x" * 200 for i in range(100)})
+        self.assertEqual(c.getresponse().status, 431)
+        c.close()
+
+    def test_failing_engine(self):
+        self.assertEqual(self.s.call("POST", "/v1/completions", {"prompt": say("abc", "fail[[]]")})[0], 500)
+        got = list(self.s.stream("/v1/completions", {"prompt": say("abc", "fail[[]]")}))
+        self.assertEqual("".join(e["choices"][0]["text"] for e in got[:-1]), "abc")
+        self.assertEqual(got[-1]["error"]["type"], "server_error")
+
+    def test_request_id(self):
+        self.assertEqual(self.s.call("GET", "/v1/models", headers={"x-request-id": "my.id-1"})[1]["x-request-id"], "my.id-1")
+        for bad in ("a b", "x" * 65, "\u00e9"):
+            got = self.s.call("GET", "/v1/models", headers={"x-request-id": bad.encode()})[1]["x-request-id"]
+            self.assertRegex(got, "^req_[0-9a-f]{24}$")
+
+
+class OneSlot(Base):
+    options = (1, 1)
+
+    def until_free(self):
+        end = time.monotonic() + 5
+        while time.monotonic() < end:
+            status, headers, a = self.s.call("POST", "/v1/completions", {"prompt": say("free")})
+            if status == 200:
+                return
+            self.assertEqual(status, 429)
+            time.sleep(0.02)
+        self.fail("the slot is still taken")
+
+    def test_full_queue(self):
+        hung = []
+        for _ in range(2):
+            c = self.s.connect()
+            c.request("POST", "/v1/completions", json.dumps({"prompt": "hang[[]]"}))
+            hung.append(c)
+            time.sleep(0.3)
+        status, headers, a = self.s.call("POST", "/v1/completions", {"prompt": say("x")})
+        self.assertEqual((status, a["error"]["type"]), (429, "rate_limit_error"))
+        self.assertEqual(headers["Retry-After"], "1")
+        for c in hung:
+            c.close()
+        self.until_free()
+
+    def test_who_leaves_is_cancelled(self):
+        for body, read in (({"prompt": "hang[[]]"}, 0), ({"prompt": "hang[[]]", "stream": True}, 0),
+                           ({"prompt": say("x", "endless[[]] slow[[1]]"), "stream": True}, 100),
+                           ({"prompt": say("x", "endless[[]] slow[[1]]")}, 0)):
+            s = socket.create_connection(("127.0.0.1", self.s.port))
+            data = json.dumps(body).encode()
+            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
+            if read:
+                s.recv(read)
+            else:
+                time.sleep(0.2)
+            s.close()
+            self.until_free()
+
+    def test_half_of_many_prompts_are_refused(self):
+        status, _, _ = self.s.call("POST", "/v1/completions", {"prompt": ["hang[[]]"] * 10})
+        self.assertEqual(status, 429)
+        self.until_free()     # those that ran were cancelled
+
+
+class Crowds(Base):
+    options = (4, 400)
+
+    def test_slow_reader_slows_only_itself(self):
+        before = self.s.rss()
+        s = socket.socket()
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(("127.0.0.1", self.s.port))
+        data = json.dumps({"prompt": say("0123456789" * 100, "endless[[]]"), "stream": True, "return_token_ids": True}).encode()
+        s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
+        time.sleep(1)         # the engine has made all of its 64,000 tokens
+        for _ in range(20):
+            self.assertEqual(self.s.complete(say("quick"))["choices"][0]["text"], "quick")
+        self.assertLess(self.s.rss() - before, 24)
+        # and it still gets everything
+        answer = http.client.HTTPResponse(s)
+        answer.begin()
+        ids = 0
+        for e in events(answer):
+            last = e
+            if e != "[DONE]":
+                ids += len(e["choices"][0]["token_ids"])
+        self.assertEqual(last, "[DONE]")
+        self.assertEqual(ids, 65536 - len(json.loads(data)["prompt"]))
+        s.close()
+
+    def test_clients_that_vanish(self):
+        body = json.dumps({"prompt": say("x" * 50, "slow[[5]]"), "stream": True}).encode()
+        whole = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        self.s.complete(say("warm"))
+        fds = len(os.listdir(f"/proc/{self.s.process.pid}/fd"))
+
+        def vanish(i):
+            s = socket.create_connection(("127.0.0.1", self.s.port))
+            s.sendall(whole[:len(whole) * (i % 8) // 6])      # nothing, parts, all
+            time.sleep(0.02 * (i % 5))
+            if i % 3 == 0:                                    # RST instead of FIN
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            s.close()
+        with concurrent.futures.ThreadPoolExecutor(40) as pool:
+            list(pool.map(vanish, range(200)))
+        end = time.monotonic() + 15
+        while len(os.listdir(f"/proc/{self.s.process.pid}/fd")) > fds + 1 and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertLessEqual(len(os.listdir(f"/proc/{self.s.process.pid}/fd")), fds + 1)
+        self.assertEqual(self.s.complete(say("still here"))["choices"][0]["text"], "still here")
+
+
+class Salts(Base):
+    options = (4, 64, "--trust-salt")
+
+    def salt(self, value):
+        headers = {} if value is None else {"x-nef-cache-salt": value}
+        return self.s.call("POST", "/v1/completions", {"prompt": "salt[[]]"}, headers)[2]["choices"][0]["text"]
+
+    def test_salt(self):
+        self.assertEqual(self.salt("tenant-a"), self.salt("tenant-a"))
+        self.assertNotEqual(self.salt("tenant-a"), self.salt("tenant-b"))
+        self.assertNotEqual(self.salt(None), self.salt(None))     # forgotten: shares with nobody
+        self.assertEqual(self.s.call("POST", "/v1/completions", {"prompt": "x"}, {"x-nef-cache-salt": "x" * 257})[0], 400)
+
+
+class Ends(unittest.TestCase):
+    def test_unix_socket(self):
+        with tempfile.TemporaryDirectory() as d:
+            path = os.path.join(d, "infer.sock")
+            s = Server(unix=path)
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o660)
+            self.assertEqual(s.complete(say("over a file"))["choices"][0]["text"], "over a file")
+            self.assertEqual(list(s.stream("/v1/completions", {"prompt": say("x")}))[-1], "[DONE]")
+            taken = subprocess.run([FAKE, f"unix:{path}"], capture_output=True, text=True, timeout=20)
+            self.assertEqual(taken.returncode, 1)
+            self.assertIn("Address already in use", taken.stderr)
+            s.process.kill()
+            s.process.wait()
+            s.process.stdout.close()
+            self.assertTrue(os.path.exists(path))     # left behind: the next one takes its place
+            s = Server(unix=path)
+            self.assertEqual(s.complete(say("again"))["choices"][0]["text"], "again")
+            s.stop()
+            self.assertFalse(os.path.exists(path))
+            with open(path, "w") as f:                # a file that is no socket is left alone
+                f.write("mine")
+            self.assertEqual(subprocess.run([FAKE, f"unix:{path}"], capture_output=True, timeout=20).returncode, 1)
+            self.assertTrue(os.path.exists(path))
+
+    def test_drain(self):
+        s = Server()
+        kept = s.connect()
+        s.call("GET", "/health", connection=kept)
+        got, began = [], threading.Event()
+
+        def follow():
+            for e in s.stream("/v1/completions", {"prompt": say("0123456789", "slow[[100]]")}):
+                got.append(e)
+                began.set()
+        thread = threading.Thread(target=follow)
+        thread.start()
+        began.wait(5)
+        s.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        with self.assertRaises(OSError):
+            socket.create_connection(("127.0.0.1", s.port), timeout=2).close()
+        status, headers, _ = s.call("POST", "/v1/completions", {"prompt": "x"}, connection=kept)
+        self.assertEqual((status, headers["Connection"]), (503, "close"))
+        thread.join(10)
+        self.assertEqual(got[-1], "[DONE]")
+        self.assertEqual("".join(e["choices"][0]["text"] for e in got[:-1]), "0123456789")
+        s.stop()
+
+    def test_what_outlasts_the_drain_is_told(self):
+        s = Server()
+        stream = s.stream("/v1/completions", {"prompt": say("x", "endless[[]] slow[[20]]")})
+        next(stream)
+        s.process.send_signal(signal.SIGTERM)
+        last = list(stream)[-1]
+        self.assertEqual(last["error"]["type"], "server_error")
+        s.stop()
+
+    def test_the_log_has_no_word_of_it(self):
+        s = Server()
+        s.complete(say("SECRETANSWER", "SECRETPROMPT"))
+        list(s.stream("/v1/chat/completions", chat(say("SECRETANSWER", "SECRETPROMPT"), user="SECRETUSER")))
+        s.call("POST", "/v1/chat/completions", chat("SECRETPROMPT", SECRETFIELD=1))
+        s.call("POST", "/v1/chat/completions", '{"SECRETPROMPT')
+        s.call("POST", "/v1/SECRETPATH?SECRETQUERY", "SECRETPROMPT", {"x-request-id": "has SECRET words"})
+        log = s.stop()
+        self.assertIn('"completion":12', log)
+        self.assertNotIn("SECRET", log)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=0)

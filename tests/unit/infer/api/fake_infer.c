@@ -1,0 +1,230 @@
+/* The server over an engine that says what it is told to, for api_test.py:
+ *
+ *   fake_infer PORT|unix:PATH [SLOTS] [WAITING] [--trust-salt]
+ *
+ * prints "port N" and serves until SIGTERM, which drains. What a request's prompt has between "say[[" and "]]" is the answer, a
+ * token a byte; the prompt may also hold "slow[[MS]]": milliseconds between tokens, "endless[[]]": the answer again and again,
+ * "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "salt[[]]": the answer is the salt in hex.
+ * Each generation has a thread; there are as many slots as said, and so many requests wait. */
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include "base/assert.h"
+#include "base/trace.h"
+#include "crypto/crypto.h"
+#include "infer/api/api.h"
+#include "tiny.h"
+
+#define CONTEXT 65536u
+
+struct nef_engine {
+    pthread_mutex_t lock;
+    pthread_cond_t free;
+    uint32_t slots, waiting_max, running, waiting;
+};
+static struct nef_engine engine = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 2, 4, 0, 0};
+
+struct nef_generation {
+    atomic_uint refs;
+    atomic_bool cancelled;
+    struct nef_generate g;
+    char *prompt;
+    char *say;
+    long slow_ms;
+    bool endless, hang, fail;
+};
+
+/* Malloc'd text between NAME[[ and ]], or NULL. */
+static char *told(const char *prompt, const char *name)
+{
+    char mark[32];
+    const char *from, *to;
+
+    (void)snprintf(mark, sizeof(mark), "%s[[", name);
+    from = strstr(prompt, mark);
+    if (from == NULL)
+        return NULL;
+    from += strlen(mark);
+    to = strstr(from, "]]");
+    return strndup(from, to == NULL ? strlen(from) : (size_t)(to - from));
+}
+
+static bool is_told(const char *prompt, const char *name)
+{
+    char *text = told(prompt, name);
+    bool is = text != NULL;
+
+    free(text);
+    return is;
+}
+
+static bool one(struct nef_generation *n, uint32_t token, uint32_t *made, enum nef_finish *finish)
+{
+    if (atomic_load(&n->cancelled)) {
+        *finish = NEF_FINISH_CANCELLED;
+        return false;
+    }
+    if (n->slow_ms > 0)
+        (void)usleep((useconds_t)n->slow_ms * 1000);
+    if (*made == n->g.tokens_max) {
+        *finish = NEF_FINISH_LENGTH;
+        return false;
+    }
+    (*made)++;
+    if (!n->g.token(n->g.context, token, n->g.prompt_count + *made - 1)) {
+        *finish = NEF_FINISH_STOP;
+        return false;
+    }
+    return true;
+}
+
+static void speak(struct nef_generation *n)
+{
+    enum nef_finish finish = NEF_FINISH_STOP;
+    uint32_t made = 0;
+
+    while (n->hang && !atomic_load(&n->cancelled))
+        (void)usleep(1000);
+    do {
+        for (const char *c = n->say; *c != '\0'; c++)
+            if (!one(n, (uint8_t)*c, &made, &finish))
+                goto out;
+    } while (n->endless && n->say[0] != '\0');
+    if (made == n->g.tokens_max)
+        finish = NEF_FINISH_LENGTH;
+    else if (n->hang)
+        finish = NEF_FINISH_CANCELLED;
+    if (n->fail)
+        finish = NEF_FINISH_ERROR;
+out:
+    n->g.finished(n->g.context, finish, finish == NEF_FINISH_ERROR ? NEF_E_CORRUPT : NEF_OK, 0);
+}
+
+static void *run(void *context)
+{
+    struct nef_generation *n = context;
+
+    (void)pthread_mutex_lock(&engine.lock);
+    engine.waiting++;
+    while (engine.running == engine.slots && !atomic_load(&n->cancelled)) {
+        (void)pthread_mutex_unlock(&engine.lock);
+        (void)usleep(1000);
+        (void)pthread_mutex_lock(&engine.lock);
+    }
+    engine.waiting--;
+    engine.running++;
+    (void)pthread_mutex_unlock(&engine.lock);
+    speak(n);
+    (void)pthread_mutex_lock(&engine.lock);
+    engine.running--;
+    (void)pthread_mutex_unlock(&engine.lock);
+    nef_generation_unref(n);
+    return NULL;
+}
+
+nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *g, struct nef_generation **out_generation)
+{
+    struct nef_generation *n;
+    char *slow;
+    pthread_t thread;
+    bool busy;
+
+    (void)pthread_mutex_lock(&e->lock);
+    busy = e->running == e->slots && e->waiting >= e->waiting_max;
+    (void)pthread_mutex_unlock(&e->lock);
+    if (busy)
+        return NEF_E_BUSY;
+    n = calloc(1, sizeof(*n));
+    NEF_ASSERT(n != NULL && g->prompt_count > 0);
+    n->g = *g;
+    n->prompt = calloc(1, g->prompt_count + 1);
+    NEF_ASSERT(n->prompt != NULL);
+    for (uint32_t i = 0; i < g->prompt_count; i++)
+        n->prompt[i] = g->prompt[i] < TINY_BYTES && g->prompt[i] != 0 ? (char)g->prompt[i] : ' ';
+    n->say = told(n->prompt, "say");
+    if (n->say == NULL)
+        n->say = strdup("");
+    slow = told(n->prompt, "slow");
+    n->slow_ms = slow == NULL ? 0 : strtol(slow, NULL, 10);
+    free(slow);
+    n->endless = is_told(n->prompt, "endless");
+    n->hang = is_told(n->prompt, "hang");
+    n->fail = is_told(n->prompt, "fail");
+    if (is_told(n->prompt, "salt")) {
+        free(n->say);
+        n->say = calloc(1, 65);
+        for (int i = 0; i < 32; i++)
+            (void)snprintf(n->say + 2 * i, 3, "%02x", g->salt[i]);
+    }
+    atomic_init(&n->refs, 2);
+    NEF_ASSERT(pthread_create(&thread, NULL, run, n) == 0 && pthread_detach(thread) == 0);
+    *out_generation = n;
+    return NEF_OK;
+}
+
+void nef_generation_cancel(struct nef_generation *n)
+{
+    atomic_store(&n->cancelled, true);
+}
+
+void nef_generation_unref(struct nef_generation *n)
+{
+    if (atomic_fetch_sub(&n->refs, 1) != 1)
+        return;
+    free(n->prompt);
+    free(n->say);
+    free(n);
+}
+
+int main(int argc, char **argv)
+{
+    struct nef_api_options o = {
+        .listen = {.host = "127.0.0.1"},
+        .connections_max = 512,
+        .engine = &engine,
+        .alias = "fake",
+        .context = CONTEXT,
+        .sampling = {.temperature = 0.6f, .top_k = 20, .top_p = 0.95f},
+        .vocab = TINY_VOCAB,
+        .context_trained = CONTEXT,
+        .embedding = 64,
+        .kernels = "scalar",
+        .kv_type = "bf16",
+    };
+    struct nef_tokenizer *tokenizer = tiny_tokenizer(&o.family);
+    struct nef_api *api = NULL;
+    sigset_t signals;
+    int number;
+
+    NEF_ASSERT(argc > 1 && nef_crypto_init() == NEF_OK);
+    if (strncmp(argv[1], "unix:", 5) == 0)
+        o.unix_path = argv[1] + 5;
+    else
+        o.listen.port = (uint16_t)atoi(argv[1]);
+    if (argc > 2)
+        engine.slots = (uint32_t)atoi(argv[2]);
+    if (argc > 3)
+        engine.waiting_max = (uint32_t)atoi(argv[3]);
+    o.trust_salt = argc > 4 && strcmp(argv[4], "--trust-salt") == 0;
+    o.tokenizer = tokenizer;
+    (void)sigemptyset(&signals);
+    (void)sigaddset(&signals, SIGTERM);
+    (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
+    (void)signal(SIGPIPE, SIG_IGN);
+    nef_trace_setup(2, "fake", NEF_TRACE_INFO);
+    if (nef_api_start(&o, &api) != NEF_OK)
+        return 1;
+    printf("port %u\n", nef_api_port(api));
+    (void)fflush(stdout);
+    (void)sigwait(&signals, &number);
+    nef_api_quiesce(api);
+    for (int i = 0; i < 100 && nef_api_active(api) > 0; i++)
+        (void)usleep(20000);
+    nef_api_stop(api);
+    nef_tokenizer_close(tokenizer);
+    return 0;
+}
