@@ -1,5 +1,6 @@
-/* libFuzzer target: chats both ways. First byte: bit 0 clear, the rest is an answer for the parser (bits 1 and 2: thinking, tools; bits
- * 3 to 7: where it is cut); bit 0 set, the rest is JSON {"messages", "tools"} for the renderer (bits 1 and 2: the family, 3 to 5: options).
+/* libFuzzer target: chats both ways. First byte: bit 0 clear, the rest is an answer for the parser (bits 1 and 2:
+ * thinking, tools; bits 3 to 7: where it is cut); bit 0 set, the rest is JSON {"messages", "tools"} for the renderer
+ * (bits 1 and 2: the family, 3 to 5: options).
  *
  * Asserted: the parser says the same however the text is cut, calls with an end have JSON arguments, text without tags
  * comes through whole. */
@@ -34,12 +35,14 @@ static void emit(void *context, enum nef_chat_part part, uint32_t index, const c
         nef_buf_append(&s->arguments, text, bytes);
     if (part == NEF_CHAT_TOOL_END && s->check) {
         json_error_t why;
-        json_t *value = json_loadb((const char *)s->arguments.data, s->arguments.bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+        json_t *value =
+            json_loadb((const char *)s->arguments.data, s->arguments.bytes, JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
 
-        /* What jansson refuses besides malformed JSON: numbers out of range, halves of surrogates, bytes that are no UTF-8, depth. */
+        /* What jansson refuses besides malformed JSON: numbers out of range, halves of surrogates, bytes that are no
+         * UTF-8, depth. */
         NEF_ASSERT(value != NULL || json_error_code(&why) == json_error_numeric_overflow ||
-                   json_error_code(&why) == json_error_invalid_utf8 || json_error_code(&why) == json_error_stack_overflow ||
-                   strstr(why.text, "Unicode") != NULL);
+                   json_error_code(&why) == json_error_invalid_utf8 ||
+                   json_error_code(&why) == json_error_stack_overflow || strstr(why.text, "Unicode") != NULL);
         json_decref(value);
     }
 }

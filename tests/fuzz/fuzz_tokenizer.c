@@ -1,8 +1,8 @@
-/* libFuzzer target: the tokenizer, with a vocabulary of the 256 bytes, a few merges and specials (made here), or with one that
- * the input is. First byte: bit 0 says which, bit 1 whether specials are parsed.
+/* libFuzzer target: the tokenizer, with a vocabulary of the 256 bytes, a few merges and specials (made here), or with
+ * one that the input is. First byte: bit 0 says which, bit 1 whether specials are parsed.
  *
- * Asserted: tokens give the text's bytes back unless NFC changed it (ASCII and invalid bytes never change), the stream gives whole
- * characters only, and doesn't depend on where it is cut. */
+ * Asserted: tokens give the text's bytes back unless NFC changed it (ASCII and invalid bytes never change), the stream
+ * gives whole characters only, and doesn't depend on where it is cut. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

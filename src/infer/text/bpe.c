@@ -1,5 +1,5 @@
-/* Byte-pair merges of one word: start with a token for each byte, then again and again merge the two neighbours whose pair
- * has the lowest rank (the leftmost of equals), until no pair is known (Sennrich et al. 2016).
+/* Byte-pair merges of one word: start with a token for each byte, then again and again merge the two neighbours whose
+ * pair has the lowest rank (the leftmost of equals), until no pair is known (Sennrich et al. 2016).
  *
  * A word can be a megabyte of one letter, so the next pair comes from a heap and tokens are a linked list: O(n log n).
  *

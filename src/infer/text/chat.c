@@ -1,8 +1,8 @@
 /* Messages to prompt text: Qwen's chat templates, in C (chat.h).
  *
- * Each function below stands beside the template text that it follows (tests/data/infer/text/NAME.jinja; the tests render
- * that with jinja2 and compare bytes). A template in a GGUF is recognized by phrases that only its family's has;
- * anything else would be rendered wrongly, so it is refused instead.
+ * Each function below stands beside the template text that it follows (tests/data/infer/text/NAME.jinja; the tests
+ * render that with jinja2 and compare bytes). A template in a GGUF is recognized by phrases that only its family's
+ * has; anything else would be rendered wrongly, so it is refused instead.
  *
  *   <|im_start|>system\n...<|im_end|>\n
  *   <|im_start|>user\n...<|im_end|>\n
@@ -257,8 +257,8 @@ static void render_qwen2_5(struct render *r)
 
 /* ---- Qwen3 ---- */
 
-/* The last message of the user that isn't a tool's result in disguise; without one, the last message. Reasoning is shown
- * only after it: the steps of the answer that is being made. */
+/* The last message of the user that isn't a tool's result in disguise; without one, the last message. Reasoning is
+ * shown only after it: the steps of the answer that is being made. */
 static size_t last_query(const struct nef_chat_messages *m)
 {
     for (size_t i = m->count; i-- > 0;)
@@ -278,6 +278,11 @@ static const char *find_last(struct nef_chat_slice s, const char *text)
     return NULL;
 }
 
+static struct nef_chat_slice between(const char *begin, const char *end)
+{
+    return (struct nef_chat_slice){.data = begin, .bytes = (size_t)(end - begin)};
+}
+
 /* A content that still has its thoughts: content.split('</think>')[-1].lstrip('\n') and
  * content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n'). */
 static void split_thoughts(struct nef_chat_slice *content, struct nef_chat_slice *reasoning)
@@ -290,14 +295,14 @@ static void split_thoughts(struct nef_chat_slice *content, struct nef_chat_slice
     if (first == NULL)
         return;
     last = find_last(*content, close) + sizeof(close) - 1;
-    *reasoning = nef_chat_rstrip((struct nef_chat_slice){.data = content->data, .bytes = (size_t)(first - content->data)});
+    *reasoning = nef_chat_rstrip(between(content->data, first));
     begin = find_last(*reasoning, open);
     if (begin != NULL) {
         begin += sizeof(open) - 1;
-        *reasoning = (struct nef_chat_slice){.data = begin, .bytes = (size_t)(reasoning->data + reasoning->bytes - begin)};
+        *reasoning = between(begin, reasoning->data + reasoning->bytes);
     }
     *reasoning = nef_chat_lstrip(*reasoning);
-    *content = nef_chat_lstrip((struct nef_chat_slice){.data = last, .bytes = (size_t)(end - last)});
+    *content = nef_chat_lstrip(between(last, end));
 }
 
 static void qwen3_assistant(struct render *r, size_t index, size_t query)
@@ -377,14 +382,18 @@ static void check_continue(struct render *r)
     if (r->options->add_generation_prompt)
         nef_chat_refuse(&r->out, NEF_E_INVALID, "continue_final_message: not together with add_generation_prompt");
     else if (last->role != NEF_CHAT_ASSISTANT)
-        nef_chat_refuse(&r->out, NEF_E_INVALID, "messages[%zu].role: only an assistant's message can be continued", index);
+        nef_chat_refuse(&r->out, NEF_E_INVALID, "messages[%zu].role: only an assistant's message can be continued",
+                        index);
     else if (last->calls != NULL)
-        nef_chat_refuse(&r->out, NEF_E_INVALID, "messages[%zu].tool_calls: a message with calls can't be continued", index);
+        nef_chat_refuse(&r->out, NEF_E_INVALID, "messages[%zu].tool_calls: a message with calls can't be continued",
+                        index);
     else if (last->content.data == NULL && (last->reasoning.data == NULL || r->options->family != NEF_CHAT_QWEN3))
         nef_chat_refuse(&r->out, NEF_E_INVALID, "messages[%zu].content: nothing to continue", index);
     else if (last->content.data == NULL && last_query(&r->messages) == index)
-        nef_chat_refuse(&r->out, NEF_E_INVALID, "messages[%zu].reasoning_content: without a user's message before it the "
-                        "template shows no reasoning", index);
+        nef_chat_refuse(&r->out, NEF_E_INVALID,
+                        "messages[%zu].reasoning_content: without a user's message before it the "
+                        "template shows no reasoning",
+                        index);
 }
 
 static void render(struct render *r)
@@ -400,7 +409,8 @@ static void render(struct render *r)
         render_qwen3(r);
         break;
     case NEF_CHAT_UNKNOWN:
-        nef_chat_refuse(&r->out, NEF_E_UNSUPPORTED, "tokenizer.chat_template: not Qwen2's, Qwen2.5's or Qwen3's; this model "
+        nef_chat_refuse(&r->out, NEF_E_UNSUPPORTED,
+                        "tokenizer.chat_template: not Qwen2's, Qwen2.5's or Qwen3's; this model "
                         "can't chat here");
         break;
     }

@@ -1,7 +1,7 @@
-/* The inside of a generated <tool_call> block, byte by byte: strict JSON (RFC 8259), of which the function's name and the
- * arguments' text are picked out while they come. For chat_parse.c alone.
+/* The inside of a generated <tool_call> block, byte by byte: strict JSON (RFC 8259), of which the function's name and
+ * the arguments' text are picked out while they come. For chat_parse.c alone.
  *
- *   {"name": "NAME", "arguments": VALUE}      other keys are passed over; a key twice, or one of these missing, is malformed
+ *   {"name": "NAME", "arguments": VALUE}      other keys are passed over; one of these twice or missing is malformed
  *
  * What it doesn't do: find the end of the block, keep its text, know of schemas. */
 #ifndef NEF_INFER_CHAT_CALL_H
@@ -29,8 +29,8 @@ struct nef_call_scan { /* zeroed, but for the buffers, is the start of a block; 
 };
 void nef_call_begin(struct nef_call_scan *s);
 void nef_call_done(struct nef_call_scan *s);
-/* Take one byte. *out_argument: it belongs to the arguments' text. False: the block is malformed (or memory ran out, then
- * *out_err says so). */
+/* Take one byte. *out_argument: it belongs to the arguments' text. False: the block is malformed (or memory ran out,
+ * then *out_err says so). */
 bool nef_call_take(struct nef_call_scan *s, char c, bool *out_argument, nef_err *out_err);
 /* The block may end here: the object is closed and had both fields. */
 bool nef_call_whole(const struct nef_call_scan *s);

@@ -54,8 +54,8 @@ void nef_chat_messages_done(struct nef_chat_messages *m);
 void nef_chat_json(struct nef_chat_out *out, const json_t *value);
 /* The system message's part about tools, from "# Tools" to "</tool_call>"; checks them. */
 void nef_chat_tools(struct nef_chat_out *out, const json_t *tools);
-/* One block '<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>' of message INDEX's call AT. parse: arguments given as
- * text are parsed and printed anew (Qwen2.5); else they are kept as they are (Qwen3). */
+/* One block '<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>' of message INDEX's call AT. parse: arguments
+ * given as text are parsed and printed anew (Qwen2.5); else they are kept as they are (Qwen3). */
 void nef_chat_call(struct nef_chat_out *out, const json_t *call, size_t index, size_t at, bool parse);
 
 #endif

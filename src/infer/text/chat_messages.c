@@ -1,6 +1,6 @@
-/* OpenAI's messages, checked, and made what Qwen's templates expect (chat.h says what is made of what). Errors name the field:
- * "messages[2].content[0].type: ...". Fields that the template doesn't use (name, tool_call_id, refusal, ...) are left
- * alone: clients send a message back as they got it. */
+/* OpenAI's messages, checked, and made what Qwen's templates expect (chat.h says what is made of what). Errors name
+ * the field: "messages[2].content[0].type: ...". Fields that the template doesn't use (name, tool_call_id, refusal,
+ * ...) are left alone: clients send a message back as they got it. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/limits.h"
@@ -26,7 +26,8 @@ static void read_role(struct nef_chat_out *out, const json_t *message, size_t in
     const json_t *value = json_object_get(message, "role");
 
     if (!json_is_string(value)) {
-        nef_chat_refuse(out, NEF_E_INVALID, "messages[%zu].role: %s", index, present(value) ? "not a string" : "missing");
+        nef_chat_refuse(out, NEF_E_INVALID, "messages[%zu].role: %s", index,
+                        present(value) ? "not a string" : "missing");
         return;
     }
     for (size_t i = 0; i < sizeof(roles) / sizeof(roles[0]); i++)
@@ -34,8 +35,9 @@ static void read_role(struct nef_chat_out *out, const json_t *message, size_t in
             *role = roles[i].role;
             return;
         }
-    nef_chat_refuse(out, NEF_E_INVALID, "messages[%zu].role: \"%.32s\" is not system, developer, user, assistant or tool",
-                    index, json_string_value(value));
+    nef_chat_refuse(out, NEF_E_INVALID,
+                    "messages[%zu].role: \"%.32s\" is not system, developer, user, assistant or tool", index,
+                    json_string_value(value));
 }
 
 /* The text of part AT, or nothing with an error. */
@@ -49,8 +51,9 @@ static struct nef_chat_slice part_text(struct nef_chat_out *out, const json_t *p
         nef_chat_refuse(out, NEF_E_INVALID, "messages[%zu].content[%zu].type: %s", index, at,
                         present(type) ? "not a string" : "missing");
     } else if (strcmp(json_string_value(type), "text") != 0) {
-        nef_chat_refuse(out, NEF_E_UNSUPPORTED, "messages[%zu].content[%zu].type: \"%.32s\" is not supported, only text",
-                        index, at, json_string_value(type));
+        nef_chat_refuse(out, NEF_E_UNSUPPORTED,
+                        "messages[%zu].content[%zu].type: \"%.32s\" is not supported, only text", index, at,
+                        json_string_value(type));
     } else if (!json_is_string(text)) {
         nef_chat_refuse(out, NEF_E_INVALID, "messages[%zu].content[%zu].text: %s", index, at,
                         present(text) ? "not a string" : "missing");
@@ -133,7 +136,8 @@ static void read_message(struct nef_chat_out *out, const json_t *message, size_t
         read_content(out, message, index, m);
     if (out->err == NEF_OK && m->role == NEF_CHAT_ASSISTANT)
         read_assistant(out, message, index, m);
-    if (out->err == NEF_OK && m->role != NEF_CHAT_ASSISTANT && json_array_size(json_object_get(message, "tool_calls")) > 0)
+    if (out->err == NEF_OK && m->role != NEF_CHAT_ASSISTANT &&
+        json_array_size(json_object_get(message, "tool_calls")) > 0)
         nef_chat_refuse(out, NEF_E_INVALID, "messages[%zu].tool_calls: only an assistant calls tools", index);
 }
 

@@ -4,13 +4,14 @@
  *   (thinking only)                                                                                          |
  *                                                              CONTENT <-----------</tool_call>--------------+
  *
- * LEAD and TRAIL drop newlines after <think> and </think>, as the template does; newlines before </think> and around tool calls
- * are held back and dropped when the tag comes. Every decision is taken at one byte, from the bytes before it, so the pieces a text
- * arrives in don't change what is said of it.
+ * LEAD and TRAIL drop newlines after <think> and </think>, as the template does; newlines before </think> and around
+ * tool calls are held back and dropped when the tag comes. Every decision is taken at one byte, from the bytes before
+ * it, so the pieces a text arrives in don't change what is said of it.
  *
- * Behaviour is that of vLLM's qwen3 reasoning parser and hermes tool parser, with these differences: text after a call is content,
- * not dropped; newlines around tags are dropped; a malformed block spoils itself only, not the calls beside it. As there,
- * a block ends at the first </tool_call>, and one that is whole needs none at the end of the text. */
+ * Behaviour is that of vLLM's qwen3 reasoning parser and hermes tool parser, with these differences: text after a call
+ * is content, not dropped; newlines around tags are dropped; a malformed block spoils itself only, not the calls
+ * beside it. As there, a block ends at the first </tool_call>, and one that is whole needs none at the end of the
+ * text. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"

@@ -1,8 +1,8 @@
 /* Tools and tool calls in a prompt, and JSON as transformers' template engine prints it.
  *
- * There `tojson` is json.dumps(value, ensure_ascii=False): ", " and ": " between, keys in the order given, only '"', '\' and
- * controls below U+0020 escaped, numbers as Python writes them (1e-05, 1.0, 1e+16). The Hermes format is Nous Research's
- * (https://github.com/NousResearch/Hermes-Function-Calling), as Qwen's templates have it. */
+ * There `tojson` is json.dumps(value, ensure_ascii=False): ", " and ": " between, keys in the order given, only '"',
+ * '\' and controls below U+0020 escaped, numbers as Python writes them (1e-05, 1.0, 1e+16). The Hermes format is Nous
+ * Research's (https://github.com/NousResearch/Hermes-Function-Calling), as Qwen's templates have it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,7 +133,8 @@ static void check_tool(struct nef_chat_out *out, const json_t *tool, size_t inde
     else if (!json_is_string(type) || strcmp(json_string_value(type), "function") != 0)
         nef_chat_refuse(out, NEF_E_INVALID, "tools[%zu].type: not \"function\"", index);
     else if (!json_is_object(function))
-        nef_chat_refuse(out, NEF_E_INVALID, "tools[%zu].function: %s", index, function == NULL ? "missing" : "not an object");
+        nef_chat_refuse(out, NEF_E_INVALID, "tools[%zu].function: %s", index,
+                        function == NULL ? "missing" : "not an object");
     else if (json_string_length(json_object_get(function, "name")) == 0)
         nef_chat_refuse(out, NEF_E_INVALID, "tools[%zu].function.name: missing", index);
 }
@@ -152,17 +153,19 @@ void nef_chat_tools(struct nef_chat_out *out, const json_t *tools)
         if (out->err == NEF_OK)
             nef_chat_json(out, tool);
     }
-    nef_chat_puts(out, "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
-                       "<tool_call></tool_call> XML tags:\n<tool_call>\n"
-                       "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>");
+    nef_chat_puts(out,
+                  "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+                  "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+                  "{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>");
 }
 
-/* Arguments given as text: parsed and printed anew. Numbers beyond 64 bits, which Python keeps exactly and jansson can't, leave
- * the text as it is. */
+/* Arguments given as text: parsed and printed anew. Numbers beyond 64 bits, which Python keeps exactly and jansson
+ * can't, leave the text as it is. */
 static void put_parsed(struct nef_chat_out *out, const json_t *text, size_t index, size_t at)
 {
     json_error_t why;
-    json_t *value = json_loadb(json_string_value(text), json_string_length(text), JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+    json_t *value =
+        json_loadb(json_string_value(text), json_string_length(text), JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
 
     if (value != NULL)
         nef_chat_json(out, value);
@@ -194,7 +197,8 @@ void nef_chat_call(struct nef_chat_out *out, const json_t *call, size_t index, s
     nef_chat_puts(out, "<tool_call>\n{\"name\": \"");
     nef_chat_put(out, json_string_value(name), json_string_length(name));
     nef_chat_puts(out, "\", \"arguments\": ");
-    if (arguments == NULL || json_is_null(arguments) || (json_is_string(arguments) && json_string_length(arguments) == 0))
+    if (arguments == NULL || json_is_null(arguments) ||
+        (json_is_string(arguments) && json_string_length(arguments) == 0))
         nef_chat_puts(out, "{}");
     else if (!json_is_string(arguments))
         nef_chat_json(out, arguments);

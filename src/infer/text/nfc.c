@@ -5,9 +5,9 @@
  * segments that can't influence each other, each is decomposed by character, its marks are ordered here by a stable
  * counting sort, and utf8proc composes it.
  *
- * A segment begins at an *inert* character: one that is its own NFC, is no combining mark and never joins what stands before
- * it. Runs of inert characters (all of ASCII, most of Latin, CJK) are copied as they are. The list below is a part of all
- * inert characters, chosen for short tests; the unit test checks it against utf8proc. */
+ * A segment begins at an *inert* character: one that is its own NFC, is no combining mark and never joins what stands
+ * before it. Runs of inert characters (all of ASCII, most of Latin, CJK) are copied as they are. The list below is a
+ * part of all inert characters, chosen for short tests; the unit test checks it against utf8proc. */
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
@@ -19,8 +19,8 @@
 static bool inert(uint32_t code)
 {
     return code < 0x300 || (code >= 0x400 && code <= 0x482) || (code >= 0x2010 && code <= 0x2027) ||
-           (code >= 0x3041 && code <= 0x3096) || (code >= 0x30a1 && code <= 0x30fa) || (code >= 0x4e00 && code <= 0x9fff) ||
-           (code >= 0xac00 && code <= 0xd7a3);
+           (code >= 0x3041 && code <= 0x3096) || (code >= 0x30a1 && code <= 0x30fa) ||
+           (code >= 0x4e00 && code <= 0x9fff) || (code >= 0xac00 && code <= 0xd7a3);
 }
 
 static nef_err grow(int32_t **data, size_t *capacity, size_t count)

@@ -1,12 +1,13 @@
 /* A text into words, before any merge: the pattern that Qwen's tokenizer.json publishes, by PCRE2.
  *
  * What is a space differs between regex engines, so spaces are spelled out: Unicode's White_Space, and U+FEFF as in
- * ECMAScript, because the reference vectors (tests/data/infer/tokens.jsonl) have it so; not U+180E, which PCRE2's
- * \s takes. \p{L} and \p{N} are Unicode's everywhere. Each character of a text matches some alternative, so words lie end to
- * end and every match is anchored where the last one ended.
+ * ECMAScript, because the reference vectors (tests/data/infer/tokens.jsonl) have it so; not U+180E, which PCRE2's \s
+ * takes. \p{L} and \p{N} are Unicode's everywhere. Each character of a text matches some alternative, so words lie end
+ * to end and every match is anchored where the last one ended.
  *
- * Hostile texts: no alternative backtracks further than its own run of spaces, and that run is then taken whole (but for its
- * last character) by the next alternatives, so the whole text costs linear time. The match limit is a net below that. */
+ * Hostile texts: no alternative backtracks further than its own run of spaces, and that run is then taken whole (but
+ * for its last character) by the next alternatives, so the whole text costs linear time. The match limit is a net
+ * below that. */
 #include "base/assert.h"
 #include "infer/text/text_internal.h"
 
@@ -25,8 +26,8 @@ nef_err nef_pretoken_compile(pcre2_code **out_pattern)
 {
     int code;
     PCRE2_SIZE where;
-    pcre2_code *pattern = pcre2_compile((PCRE2_SPTR)qwen2_pattern, sizeof(qwen2_pattern) - 1, PCRE2_UTF | PCRE2_ANCHORED,
-                                        &code, &where, NULL);
+    pcre2_code *pattern = pcre2_compile((PCRE2_SPTR)qwen2_pattern, sizeof(qwen2_pattern) - 1,
+                                        PCRE2_UTF | PCRE2_ANCHORED, &code, &where, NULL);
 
     if (pattern == NULL) {
         NEF_ASSERT(code == PCRE2_ERROR_NOMEMORY || code == PCRE2_ERROR_UNICODE_NOT_SUPPORTED);

@@ -22,7 +22,8 @@
 
 enum { NEF_TOKEN_CONTROL = 1, NEF_TOKEN_USER = 2, NEF_TOKEN_ENDS = 4, NEF_TOKEN_NORMAL = 8 };
 
-/* Two neighbours that become one token; the lowest rank goes first. Open addressing; an empty slot has rank UINT32_MAX. */
+/* Two neighbours that become one token; the lowest rank goes first. Open addressing; an empty slot has rank
+ * UINT32_MAX. */
 struct nef_merge {
     uint64_t pair; /* left token << 32 | right token */
     uint32_t rank;
@@ -44,12 +45,14 @@ struct nef_tokenizer {
     pcre2_code *pattern;
 };
 
-/* Fill T (zeroed) from FILE; what was made stays in T for nef_vocab_done also on failure. Errors: see nef_tokenizer_open. */
+/* Fill T (zeroed) from FILE; what was made stays in T for nef_vocab_done also on failure. Errors: see
+ * nef_tokenizer_open. */
 NEF_MUST_CHECK nef_err nef_vocab_read(struct nef_tokenizer *t, const struct nef_gguf *file, char *out_error);
 void nef_vocab_done(struct nef_tokenizer *t);
 /* The merge of two tokens, or NULL. */
 const struct nef_merge *nef_vocab_merge(const struct nef_tokenizer *t, uint32_t left, uint32_t right);
-/* The longest special at the start of BYTES bytes at P that CONTROL allows (user-defined ones always), or NEF_NO_TOKEN. */
+/* The longest special at the start of BYTES bytes at P that CONTROL allows (user-defined ones always), or
+ * NEF_NO_TOKEN. */
 uint32_t nef_vocab_special(const struct nef_tokenizer *t, const uint8_t *p, size_t bytes, bool control);
 
 /* ---- a growing list of tokens ---- */
@@ -67,8 +70,8 @@ struct nef_bpe { /* zeroed is empty; kept from word to word */
     size_t heap_count, heap_capacity;
 };
 /* Append the tokens of BYTES bytes at P, one word. Errors: NEF_E_NOMEM. */
-NEF_MUST_CHECK nef_err nef_bpe_encode(struct nef_bpe *bpe, const struct nef_tokenizer *t, const uint8_t *p, size_t bytes,
-                                      struct nef_tokens *out);
+NEF_MUST_CHECK nef_err nef_bpe_encode(struct nef_bpe *bpe, const struct nef_tokenizer *t, const uint8_t *p,
+                                      size_t bytes, struct nef_tokens *out);
 void nef_bpe_done(struct nef_bpe *bpe);
 
 /* ---- words ---- */
@@ -80,9 +83,10 @@ struct nef_pretoken { /* matching state of one thread; zeroed is unopened */
 };
 NEF_MUST_CHECK nef_err nef_pretoken_open(struct nef_pretoken *m, const pcre2_code *pattern);
 void nef_pretoken_done(struct nef_pretoken *m);
-/* Bytes of the word at AT in BYTES bytes of valid UTF-8 at P (AT < BYTES); never 0. Errors: NEF_E_LIMIT, NEF_E_NOMEM, NEF_E_SYSTEM. */
-NEF_MUST_CHECK nef_err nef_pretoken_next(struct nef_pretoken *m, const pcre2_code *pattern, const uint8_t *p, size_t bytes,
-                                         size_t at, size_t *out_bytes);
+/* Bytes of the word at AT in BYTES bytes of valid UTF-8 at P (AT < BYTES); never 0. Errors: NEF_E_LIMIT, NEF_E_NOMEM,
+ * NEF_E_SYSTEM. */
+NEF_MUST_CHECK nef_err nef_pretoken_next(struct nef_pretoken *m, const pcre2_code *pattern, const uint8_t *p,
+                                         size_t bytes, size_t at, size_t *out_bytes);
 
 /* ---- NFC ---- */
 struct nef_nfc { /* zeroed is empty */
@@ -90,8 +94,8 @@ struct nef_nfc { /* zeroed is empty */
     int32_t *codes, *sorted;
     size_t codes_count, codes_capacity, sorted_capacity;
 };
-/* NFC of BYTES bytes of valid UTF-8 at P. Text that is in NFC by a quick look is returned itself; else the result lies in NFC
- * until the next call. Linear in time. Errors: NEF_E_LIMIT, NEF_E_NOMEM. */
+/* NFC of BYTES bytes of valid UTF-8 at P. Text that is in NFC by a quick look is returned itself; else the result lies
+ * in NFC until the next call. Linear in time. Errors: NEF_E_LIMIT, NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_nfc_apply(struct nef_nfc *nfc, const uint8_t *p, size_t bytes, const uint8_t **out_text,
                                      size_t *out_bytes);
 void nef_nfc_done(struct nef_nfc *nfc);

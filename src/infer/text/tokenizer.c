@@ -5,8 +5,9 @@
  *        -> valid runs in NFC, cut into words by the pattern; a run of other bytes is one word
  *        -> each word by merges
  *
- * The official tokenizer never sees invalid UTF-8; llama.cpp turns it into U+FFFD. Here bytes stay bytes, so that what a
- * model generated, and was cut inside a character, can be given back to it. NFC is the only step that isn't reversible. */
+ * The official tokenizer never sees invalid UTF-8; llama.cpp turns it into U+FFFD. Here bytes stay bytes, so that what
+ * a model generated, and was cut inside a character, can be given back to it. NFC is the only step that isn't
+ * reversible. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
@@ -150,8 +151,8 @@ static nef_err encode(struct work *w, const uint8_t *p, size_t bytes, bool speci
     return err == NEF_OK ? encode_plain(w, p + start, bytes - start) : err;
 }
 
-nef_err nef_tokenize(const struct nef_tokenizer *t, const char *text, size_t bytes, bool specials, uint32_t **out_tokens,
-                     uint32_t *out_count)
+nef_err nef_tokenize(const struct nef_tokenizer *t, const char *text, size_t bytes, bool specials,
+                     uint32_t **out_tokens, uint32_t *out_count)
 {
     struct work w = {.t = t};
     nef_err err;

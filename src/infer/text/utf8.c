@@ -1,9 +1,9 @@
 /* UTF-8: one character of a text, and a stream of token bytes into whole characters.
  *
  * Tokens are byte strings, so a character of several bytes can arrive in several tokens. The stream holds back an
- * incomplete one (at most three bytes). Bytes that can't become a character are replaced as the Unicode Standard's "maximal
- * subpart" practice says (chapter 3.9, table 3-8), which is what browsers and Python do: one U+FFFD for each longest start
- * of a character that breaks off, one for each other byte. */
+ * incomplete one (at most three bytes). Bytes that can't become a character are replaced as the Unicode Standard's
+ * "maximal subpart" practice says (chapter 3.9, table 3-8), which is what browsers and Python do: one U+FFFD for each
+ * longest start of a character that breaks off, one for each other byte. */
 #include <string.h>
 #include "infer/text/text_internal.h"
 

@@ -1,7 +1,7 @@
 /* Vocabulary, merges and special tokens from a GGUF's tokenizer.ggml.* keys.
  *
- * The file writes ordinary tokens and merges in GPT-2's alphabet: each byte is a printable character (33-126, 161-172 and 174-255
- * are themselves, the others U+0100 and up in order), so "Ġhe" is " he". Here everything is bytes.
+ * The file writes ordinary tokens and merges in GPT-2's alphabet: each byte is a printable character (33-126, 161-172
+ * and 174-255 are themselves, the others U+0100 and up in order), so "Ġhe" is " he". Here everything is bytes.
  *
  *   type           bytes              matched in texts     merges   shown to clients
  *   1 normal       decoded            no                   yes      yes
@@ -159,7 +159,8 @@ static bool add_merge(struct nef_tokenizer *t, uint64_t pair, uint32_t rank, uin
 
 /* ---- tokens ---- */
 
-static nef_err read_type(const struct nef_gguf *file, uint32_t token, char *out_error, uint8_t *out_flags, bool *out_text)
+static nef_err read_type(const struct nef_gguf *file, uint32_t token, char *out_error, uint8_t *out_flags,
+                         bool *out_text)
 {
     static const uint8_t flags[] = {0, NEF_TOKEN_NORMAL, NEF_TOKEN_CONTROL, NEF_TOKEN_CONTROL, NEF_TOKEN_USER, 0};
     uint64_t type = 0;
@@ -197,8 +198,8 @@ static nef_err read_token(struct nef_tokenizer *t, const struct nef_gguf *file, 
 }
 
 /* The array KEY of strings: its length, and the bytes of all its strings. */
-static nef_err measure(const struct nef_gguf *file, const char *key, uint64_t count_max, char *out_error, uint32_t *out_count,
-                       size_t *out_bytes)
+static nef_err measure(const struct nef_gguf *file, const char *key, uint64_t count_max, char *out_error,
+                       uint32_t *out_count, size_t *out_bytes)
 {
     enum nef_gguf_value_type type;
     struct nef_gguf_string text;
@@ -279,7 +280,8 @@ static nef_err read_merge(struct nef_tokenizer *t, const struct by_text *table, 
     return NEF_OK;
 }
 
-static nef_err read_merges(struct nef_tokenizer *t, const struct nef_gguf *file, const struct by_text *table, char *out_error)
+static nef_err read_merges(struct nef_tokenizer *t, const struct nef_gguf *file, const struct by_text *table,
+                           char *out_error)
 {
     struct nef_gguf_string text = {0};
     uint32_t count = 0;
@@ -481,7 +483,8 @@ static nef_err read_bos(struct nef_tokenizer *t, const struct nef_gguf *file, ch
     if (add_eos)
         return refuse(out_error, NEF_E_UNSUPPORTED, KEY("add_eos_token") ": texts that end with eos are not supported");
     if (add_bos && bos == NEF_NO_TOKEN)
-        return refuse(out_error, NEF_E_INVALID, KEY("bos_token_id") " is missing, " KEY("add_bos_token") " asks for it");
+        return refuse(out_error, NEF_E_INVALID,
+                      KEY("bos_token_id") " is missing, " KEY("add_bos_token") " asks for it");
     t->bos = add_bos ? bos : NEF_NO_TOKEN;
     return NEF_OK;
 }

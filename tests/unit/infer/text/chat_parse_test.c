@@ -1,5 +1,6 @@
-/* Unit tests of the parser of answers: what each text is taken for, and that this is the same however the text is cut. What was
- * emitted is written down as one line: r(...) reasoning, c(...) content, [0 name ... ] a call, without "]" an unfinished one. */
+/* Unit tests of the parser of answers: what each text is taken for, and that this is the same however the text is cut.
+ * What was emitted is written down as one line: r(...) reasoning, c(...) content, [0 name ... ] a call, without "]" an
+ * unfinished one. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -51,7 +52,8 @@ static void emit(void *context, enum nef_chat_part part, uint32_t index, const c
 }
 
 /* Feed TEXT cut at FIRST and SECOND; the line goes to R. */
-static void parse(struct record *r, const char *text, size_t bytes, size_t first, size_t second, bool thinking, bool tools)
+static void parse(struct record *r, const char *text, size_t bytes, size_t first, size_t second, bool thinking,
+                  bool tools)
 {
     struct nef_chat_parser *p = NULL;
 
@@ -78,7 +80,8 @@ static void check(const char *text, bool thinking, bool tools, const char *expec
         for (size_t second = first; second <= bytes; second++) {
             parse(&r, text, bytes, first, second, thinking, tools);
             if (strcmp(nef_buf_cstr(&r.text), expected) != 0)
-                fail_msg("\n%s\ncut at %zu and %zu is\n%s\nnot\n%s", text, first, second, nef_buf_cstr(&r.text), expected);
+                fail_msg("\n%s\ncut at %zu and %zu is\n%s\nnot\n%s", text, first, second, nef_buf_cstr(&r.text),
+                         expected);
         }
     nef_buf_free(&r.text);
 }
@@ -129,25 +132,46 @@ static void calls(void **state)
     check("Look:\n\n" CALL(F), false, true, "c(Look:)[0 f {\"a\": [1, \"</x>\"]}]1");
     check("Look: " CALL(F) "\nAnd", false, true, "c(Look: )[0 f {\"a\": [1, \"</x>\"]}]c(\nAnd)1");
     check("<think>\nUse it.\n</think>\n\n" CALL(F), true, true, "r(Use it.)[0 f {\"a\": [1, \"</x>\"]}]1");
-    check("<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>", false,
-          true, "[0 f {}][1 g {}]2");
+    check("<tool_call>{\"name\":\"f\",\"arguments\":{}}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</"
+          "tool_call>",
+          false, true, "[0 f {}][1 g {}]2");
     check("<tool_call>{\"arguments\": {\"b\": 1} , \"name\": \"f\"}</tool_call>", false, true, "[0 f {\"b\": 1}]1");
-    check("<tool_call>{\"id\": [{}, 2.5e+3, null], \"name\": \"\\u0066\\n\", \"arguments\": 12 }</tool_call>", false, true,
-          "[0 f\n 12]1");
+    check("<tool_call>{\"id\": [{}, 2.5e+3, null], \"name\": \"\\u0066\\n\", \"arguments\": 12 }</tool_call>", false,
+          true, "[0 f\n 12]1");
     check("<tool_call>{\"name\": \"f\", \"arguments\": \"{\\\"x\\\": 1}\"}</tool_call>", false, true,
           "[0 f \"{\\\"x\\\": 1}\"]1");
-    check("<tool_call>{\"name\": \"f\", \"arguments\": {}}", false, true, "[0 f {}]1"); /* as vLLM: its end need not come */
+    check("<tool_call>{\"name\": \"f\", \"arguments\": {}}", false, true,
+          "[0 f {}]1"); /* as vLLM: its end need not come */
     check("<tool_call>{\"name\": \"f\", \"arguments\": {}}\n</tool_", false, true, "[0 f {}]1");
 }
 
 static void malformed_calls_are_content(void **state)
 {
     static const char *const blocks[] = {
-        "", "no", "{", "{}", "[]", "{\"name\": \"f\"}", "{\"arguments\": {}}", "{\"name\": 1, \"arguments\": {}}",
-        "{\"name\": \"\", \"arguments\": {}}", "{\"name\": \"f\" \"arguments\": {}}", "{name: 1}", "{\"name\": \"f\",}",
-        "{\"name\": \"\\ud800\", \"arguments\": {}}", "{\"name\": \"f\", \"name\": \"g\", \"arguments\": {}}", "{\"arguments\": 01}",
-        "{\"arguments\": [1, \"name\": 2]}", "{\"arguments\": tru}", "{\"name\n\": \"f\"}", "{\"a\": \"\\x\"}", "{\"a\": -}", "{\"a\": 1.}",
-        "{\"a\": 1e}", "{\"a\": .5}", "<tool_call>",
+        "",
+        "no",
+        "{",
+        "{}",
+        "[]",
+        "{\"name\": \"f\"}",
+        "{\"arguments\": {}}",
+        "{\"name\": 1, \"arguments\": {}}",
+        "{\"name\": \"\", \"arguments\": {}}",
+        "{\"name\": \"f\" \"arguments\": {}}",
+        "{name: 1}",
+        "{\"name\": \"f\",}",
+        "{\"name\": \"\\ud800\", \"arguments\": {}}",
+        "{\"name\": \"f\", \"name\": \"g\", \"arguments\": {}}",
+        "{\"arguments\": 01}",
+        "{\"arguments\": [1, \"name\": 2]}",
+        "{\"arguments\": tru}",
+        "{\"name\n\": \"f\"}",
+        "{\"a\": \"\\x\"}",
+        "{\"a\": -}",
+        "{\"a\": 1.}",
+        "{\"a\": 1e}",
+        "{\"a\": .5}",
+        "<tool_call>",
     };
     char text[256], expected[300];
 
@@ -169,9 +193,9 @@ static void malformed_calls_are_content(void **state)
 static void calls_that_break_are_unfinished(void **state)
 {
     (void)state;
-    check("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": oh}}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>",
-          false, true,
-          "[0 f {\"a\": c(<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": oh}}</tool_call>)[1 g {}]1");
+    check("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": "
+          "oh}}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>",
+          false, true, "[0 f {\"a\": c(<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": oh}}</tool_call>)[1 g {}]1");
     check("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x", false, true,
           "[0 f {\"a\": \"xc(<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x)0");
     check("<tool_call>{\"name\": \"f\", \"arguments\": {}, \"name\": \"g\"}</tool_call>", false, true,
@@ -224,8 +248,13 @@ static void endless_blocks_end(void **state)
 static void scanner_equals_jansson(void **state)
 {
     static const char letters[] = "{}[]\",:\\u0a1-+.eE tfn rulsae/\x01\n";
-    static const char *const seeds[] = {"[1, -2.5e+3, 0, {\"a\": [], \"b\": {}}]", "{\"x\": \"\\u00e9\\n\", \"y\": true}",
-                                        "[null, false, \"\", [[{}]]]", "-0.1E-5", "\"a\\\"b\"", "{}", "[\"\\\\\", 10]"};
+    static const char *const seeds[] = {"[1, -2.5e+3, 0, {\"a\": [], \"b\": {}}]",
+                                        "{\"x\": \"\\u00e9\\n\", \"y\": true}",
+                                        "[null, false, \"\", [[{}]]]",
+                                        "-0.1E-5",
+                                        "\"a\\\"b\"",
+                                        "{}",
+                                        "[\"\\\\\", 10]"};
     struct nef_call_scan s = {0};
     uint32_t seed = 5;
     unsigned good = 0;

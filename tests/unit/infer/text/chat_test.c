@@ -1,5 +1,6 @@
-/* Unit tests of the chat renderer: which templates are recognized, some conversations in full (tests/system/test_infer_text.py
- * compares many with the templates themselves), JSON as Python prints it, and what each malformed message is told. */
+/* Unit tests of the chat renderer: which templates are recognized, some conversations in full
+ * (tests/system/test_infer_text.py compares many with the templates themselves), JSON as Python prints it, and what
+ * each malformed message is told. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -35,8 +36,9 @@ static void templates_tell_the_family(void **state)
         const char *name;
         enum nef_chat_family family;
     } files[] = {{"qwen2.jinja", NEF_CHAT_QWEN2}, {"qwen2_5.jinja", NEF_CHAT_QWEN2_5}, {"qwen3.jinja", NEF_CHAT_QWEN3}};
-    static const char chatml[] = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-                                 "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    static const char chatml[] =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
     (void)state;
     for (size_t i = 0; i < 3; i++) {
@@ -116,37 +118,45 @@ static void families_differ(void **state)
 static void messages_are_made_plain(void **state)
 {
     (void)state;
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3,
-                                 .messages = "[{\"role\": \"developer\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": ["
-                                             "{\"type\": \"text\", \"text\": \"a\"}, {\"type\": \"text\", \"text\": \"b\"}]},"
-                                             "{\"role\": \"assistant\", \"content\": null, \"tool_calls\": [{\"function\": {\"name\": "
-                                             "\"f\", \"arguments\": \"\"}}]}, {\"role\": \"tool\", \"content\": null}]"},
-                   TURN("system", "S") TURN("user", "a\nb")
-                   TURN("assistant", "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>")
-                   TURN("user", "<tool_response>\n\n</tool_response>"));
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3,
-                                 .messages = "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": "
-                                             "\"a\", \"reasoning\": \"r\"}]"},
-                   TURN("user", "q") TURN("assistant", "<think>\nr\n</think>\n\na"));
+    assert_renders(
+        &(struct ask){.family = NEF_CHAT_QWEN3,
+                      .messages =
+                          "[{\"role\": \"developer\", \"content\": \"S\"}, {\"role\": \"user\", \"content\": ["
+                          "{\"type\": \"text\", \"text\": \"a\"}, {\"type\": \"text\", \"text\": \"b\"}]},"
+                          "{\"role\": \"assistant\", \"content\": null, \"tool_calls\": [{\"function\": {\"name\": "
+                          "\"f\", \"arguments\": \"\"}}]}, {\"role\": \"tool\", \"content\": null}]"},
+        TURN("system", "S") TURN("user", "a\nb")
+            TURN("assistant", "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>")
+                TURN("user", "<tool_response>\n\n</tool_response>"));
+    assert_renders(
+        &(struct ask){.family = NEF_CHAT_QWEN3,
+                      .messages = "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": "
+                                  "\"a\", \"reasoning\": \"r\"}]"},
+        TURN("user", "q") TURN("assistant", "<think>\nr\n</think>\n\na"));
 }
 
 /* Arguments come as text from OpenAI's clients: Qwen3's template keeps it, Qwen2.5's needs the object. */
 static void arguments_given_as_text(void **state)
 {
-    static const char messages[] = "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": "
-                                   "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": "
-                                   "\"{\\\"a\\\":1.50,\\\"b\\\":\\\"\\\\u00e9\\\"}\"}}]}]";
-    static const char big[] = "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": "
-                              "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": "
-                              "\"{\\\"a\\\":123456789012345678901}\"}}]}]";
+    static const char messages[] =
+        "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": "
+        "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": "
+        "\"{\\\"a\\\":1.50,\\\"b\\\":\\\"\\\\u00e9\\\"}\"}}]}]";
+    static const char big[] =
+        "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": "
+        "[{\"type\": \"function\", \"function\": {\"name\": \"f\", \"arguments\": "
+        "\"{\\\"a\\\":123456789012345678901}\"}}]}]";
 
     (void)state;
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN2_5, .messages = messages},
-                   QWEN_SYSTEM TURN("user", "q")
-                   TURN("assistant", "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1.5, \"b\": \"\xc3\xa9\"}}\n</tool_call>"));
+    assert_renders(
+        &(struct ask){.family = NEF_CHAT_QWEN2_5, .messages = messages},
+        QWEN_SYSTEM TURN("user", "q")
+            TURN("assistant",
+                 "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1.5, \"b\": \"\xc3\xa9\"}}\n</tool_call>"));
     assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3, .messages = messages},
-                   TURN("user", "q") TURN("assistant", "<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": "
-                                                       "{\"a\":1.50,\"b\":\"\\u00e9\"}}\n</tool_call>"));
+                   TURN("user", "q")
+                       TURN("assistant", "<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": "
+                                         "{\"a\":1.50,\"b\":\"\\u00e9\"}}\n</tool_call>"));
     assert_renders(&(struct ask){.family = NEF_CHAT_QWEN2_5, .messages = big},
                    QWEN_SYSTEM TURN("user", "q") TURN("assistant", "<tool_call>\n{\"name\": \"f\", \"arguments\": "
                                                                    "{\"a\":123456789012345678901}}\n</tool_call>"));
@@ -156,16 +166,20 @@ static void final_messages_stay_open(void **state)
 {
 #define ASK "[{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", "
     (void)state;
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN2_5, .messages = ASK "\"content\": \"one \\n\"}]", .go_on = true},
-                   QWEN_SYSTEM TURN("user", "q") "<|im_start|>assistant\none \n");
+    assert_renders(
+        &(struct ask){.family = NEF_CHAT_QWEN2_5, .messages = ASK "\"content\": \"one \\n\"}]", .go_on = true},
+        QWEN_SYSTEM TURN("user", "q") "<|im_start|>assistant\none \n");
     assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3, .messages = ASK "\"content\": \"one \\n\"}]", .go_on = true},
                    TURN("user", "q") "<|im_start|>assistant\n<think>\n\n</think>\n\none \n");
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3, .messages = ASK "\"content\": \"\", \"reasoning_content\": \"r\"}]",
+    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3,
+                                 .messages = ASK "\"content\": \"\", \"reasoning_content\": \"r\"}]",
                                  .go_on = true},
                    TURN("user", "q") "<|im_start|>assistant\n<think>\nr\n</think>\n\n");
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3, .messages = ASK "\"reasoning_content\": \"\\nr\\n\"}]", .go_on = true},
-                   TURN("user", "q") "<|im_start|>assistant\n<think>\nr\n");
-    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3, .messages = ASK "\"content\": \"<think>\\nr\\n</think>\\n\\na\"}]",
+    assert_renders(
+        &(struct ask){.family = NEF_CHAT_QWEN3, .messages = ASK "\"reasoning_content\": \"\\nr\\n\"}]", .go_on = true},
+        TURN("user", "q") "<|im_start|>assistant\n<think>\nr\n");
+    assert_renders(&(struct ask){.family = NEF_CHAT_QWEN3,
+                                 .messages = ASK "\"content\": \"<think>\\nr\\n</think>\\n\\na\"}]",
                                  .go_on = true},
                    TURN("user", "q") "<|im_start|>assistant\n<think>\nr\n</think>\n\na");
 #undef ASK
@@ -177,8 +191,10 @@ static void json_is_pythons(void **state)
         const char *in, *out;
     } cases[] = {
         {"{\"b\":1,\"a\":[1,2,{}],\"c\":[]}", "{\"b\": 1, \"a\": [1, 2, {}], \"c\": []}"},
-        {"[1.0,0.1,100.0,1e15,1e16,123456789.125,0.0001,0.00001,1.5e-7,-0.0,1e22,2.5e100,5e-324,1.7976931348623157e308,0.30000000000000004]",
-         "[1.0, 0.1, 100.0, 1000000000000000.0, 1e+16, 123456789.125, 0.0001, 1e-05, 1.5e-07, -0.0, 1e+22, 2.5e+100, 5e-324, "
+        {"[1.0,0.1,100.0,1e15,1e16,123456789.125,0.0001,0.00001,1.5e-7,-0.0,1e22,2.5e100,5e-324,1.7976931348623157e308,"
+         "0.30000000000000004]",
+         "[1.0, 0.1, 100.0, 1000000000000000.0, 1e+16, 123456789.125, 0.0001, 1e-05, 1.5e-07, -0.0, 1e+22, 2.5e+100, "
+         "5e-324, "
          "1.7976931348623157e+308, 0.30000000000000004]"},
         {"[-5,9223372036854775807,true,false,null]", "[-5, 9223372036854775807, true, false, null]"},
         {"[\"\\u00e9\\u2028\\u007f<>&'\",\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u000b\\u0000\\u001f\"]",
@@ -217,53 +233,90 @@ static void malformed_messages_are_named(void **state)
         {{NEF_CHAT_QWEN3, U "{\"role\": 1}]", NULL}, NEF_E_INVALID, "messages[1].role: not a string"},
         {{NEF_CHAT_QWEN3, U "{\"role\": \"robot\"}]", NULL}, NEF_E_INVALID, "messages[1].role: \"robot\" is not"},
         {{NEF_CHAT_QWEN3, U "{\"role\": \"user\"}]", NULL}, NEF_E_INVALID, "messages[1].content: missing"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"system\", \"content\": null}]", NULL}, NEF_E_INVALID, "messages[1].content: missing"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": 3}]", NULL}, NEF_E_INVALID, "messages[1].content: not a string"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": []}]", NULL}, NEF_E_INVALID, "messages[1].content: not a string"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [1]}]", NULL}, NEF_E_INVALID, "messages[1].content[0]: not an object"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [{}]}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"system\", \"content\": null}]", NULL},
+         NEF_E_INVALID,
+         "messages[1].content: missing"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": 3}]", NULL},
+         NEF_E_INVALID,
+         "messages[1].content: not a string"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": []}]", NULL},
+         NEF_E_INVALID,
+         "messages[1].content: not a string"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [1]}]", NULL},
+         NEF_E_INVALID,
+         "messages[1].content[0]: not an object"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [{}]}]", NULL},
+         NEF_E_INVALID,
          "messages[1].content[0].type: missing"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [{\"type\": \"image_url\"}]}]", NULL}, NEF_E_UNSUPPORTED,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [{\"type\": \"image_url\"}]}]", NULL},
+         NEF_E_UNSUPPORTED,
          "messages[1].content[0].type: \"image_url\" is not supported"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [{\"type\": \"text\"}]}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": [{\"type\": \"text\"}]}]", NULL},
+         NEF_E_INVALID,
          "messages[1].content[0].text: missing"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"reasoning_content\": []}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"reasoning_content\": []}]", NULL},
+         NEF_E_INVALID,
          "messages[1].reasoning_content: not a string"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"tool_calls\": {}}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"tool_calls\": {}}]", NULL},
+         NEF_E_INVALID,
          "messages[1].tool_calls: not an array"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"tool_calls\": [1]}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"tool_calls\": [1]}]", NULL},
+         NEF_E_INVALID,
          "messages[1].tool_calls[0]: not an object"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {}}]}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {}}]}]", NULL},
+         NEF_E_INVALID,
          "messages[1].tool_calls[0].function.name: missing"},
         {{NEF_CHAT_QWEN2_5,
-          U "{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": \"{\"}}]}]", NULL},
-         NEF_E_INVALID, "messages[1].tool_calls[0].function.arguments: not JSON"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"function_call\": {}}]", NULL}, NEF_E_UNSUPPORTED,
+          U "{\"role\": \"assistant\", \"tool_calls\": [{\"function\": {\"name\": \"f\", \"arguments\": \"{\"}}]}]",
+          NULL},
+         NEF_E_INVALID,
+         "messages[1].tool_calls[0].function.arguments: not JSON"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"function_call\": {}}]", NULL},
+         NEF_E_UNSUPPORTED,
          "messages[1].function_call"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\", \"tool_calls\": [{}]}]", NULL}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\", \"tool_calls\": [{}]}]", NULL},
+         NEF_E_INVALID,
          "messages[1].tool_calls: only an assistant"},
         {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "{}"}, NEF_E_INVALID, "tools: not an array"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[" T ", 1]"}, NEF_E_INVALID, "tools[1]: not an object"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[{\"type\": \"x\"}]"}, NEF_E_INVALID, "tools[0].type"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[{\"type\": \"function\"}]"}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[" T ", 1]"},
+         NEF_E_INVALID,
+         "tools[1]: not an object"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[{\"type\": \"x\"}]"},
+         NEF_E_INVALID,
+         "tools[0].type"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[{\"type\": \"function\"}]"},
+         NEF_E_INVALID,
          "tools[0].function: missing"},
         {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", "[{\"type\": \"function\", \"function\": {}}]"},
-         NEF_E_INVALID, "tools[0].function.name: missing"},
-        {{NEF_CHAT_QWEN2, U "{\"role\": \"user\", \"content\": \"\"}]", "[" T "]"}, NEF_E_UNSUPPORTED, "tools: this model"},
-        {{NEF_CHAT_QWEN2, U "{\"role\": \"tool\", \"content\": \"\"}]", NULL}, NEF_E_UNSUPPORTED, "messages[1]: this model"},
-        {{NEF_CHAT_UNKNOWN, U "{\"role\": \"user\", \"content\": \"\"}]", NULL}, NEF_E_UNSUPPORTED, "tokenizer.chat_template"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", NULL, .go_on = true}, NEF_E_INVALID,
+         NEF_E_INVALID,
+         "tools[0].function.name: missing"},
+        {{NEF_CHAT_QWEN2, U "{\"role\": \"user\", \"content\": \"\"}]", "[" T "]"},
+         NEF_E_UNSUPPORTED,
+         "tools: this model"},
+        {{NEF_CHAT_QWEN2, U "{\"role\": \"tool\", \"content\": \"\"}]", NULL},
+         NEF_E_UNSUPPORTED,
+         "messages[1]: this model"},
+        {{NEF_CHAT_UNKNOWN, U "{\"role\": \"user\", \"content\": \"\"}]", NULL},
+         NEF_E_UNSUPPORTED,
+         "tokenizer.chat_template"},
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"user\", \"content\": \"\"}]", NULL, .go_on = true},
+         NEF_E_INVALID,
          "messages[1].role: only an assistant's"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"content\": \"\"}]", NULL, .go_on = true, .prompt = true}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"content\": \"\"}]", NULL, .go_on = true, .prompt = true},
+         NEF_E_INVALID,
          "continue_final_message: not together"},
-        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\"}]", NULL, .go_on = true}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\"}]", NULL, .go_on = true},
+         NEF_E_INVALID,
          "messages[1].content: nothing to continue"},
-        {{NEF_CHAT_QWEN2_5, U "{\"role\": \"assistant\", \"reasoning_content\": \"r\"}]", NULL, .go_on = true}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN2_5, U "{\"role\": \"assistant\", \"reasoning_content\": \"r\"}]", NULL, .go_on = true},
+         NEF_E_INVALID,
          "messages[1].content: nothing to continue"},
-        {{NEF_CHAT_QWEN3, "[{\"role\": \"assistant\", \"reasoning_content\": \"r\"}]", NULL, .go_on = true}, NEF_E_INVALID,
+        {{NEF_CHAT_QWEN3, "[{\"role\": \"assistant\", \"reasoning_content\": \"r\"}]", NULL, .go_on = true},
+         NEF_E_INVALID,
          "messages[0].reasoning_content"},
         {{NEF_CHAT_QWEN3, U "{\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [{}]}]", NULL, .go_on = true},
-         NEF_E_INVALID, "messages[1].tool_calls: a message with calls"},
+         NEF_E_INVALID,
+         "messages[1].tool_calls: a message with calls"},
     };
 #undef U
 #undef T

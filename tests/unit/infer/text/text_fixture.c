@@ -86,7 +86,8 @@ void fixture_vocabulary(struct fixture *f, const json_t *vocabulary, uint32_t **
         nef_buf_u32(&f->values, (uint32_t)json_integer_value(json_array_get(json_array_get(tokens, i), 2)));
     fixture_array(f, "tokenizer.ggml.merges", NEF_GGUF_STRING, json_array_size(merges));
     for (size_t i = 0; i < json_array_size(merges); i++)
-        fixture_string(&f->values, json_string_value(json_array_get(merges, i)), json_string_length(json_array_get(merges, i)));
+        fixture_string(&f->values, json_string_value(json_array_get(merges, i)),
+                       json_string_length(json_array_get(merges, i)));
     if (out_ids != NULL)
         *out_ids = ids;
     else

@@ -22,8 +22,8 @@ void fixture_string(struct nef_buf *b, const char *text, size_t bytes);
 /* The file; *out_bytes must be freed after it. Both are NULL when the parser refuses it. */
 struct nef_gguf *fixture_end(struct fixture *f, uint8_t **out_bytes);
 
-/* Tokens, types and merges of a vocabulary in tests/data/infer/text, as keys. A token's number is its place in the list;
- * the number that the list gives it, by place, goes to *out_ids (malloc'd) unless NULL. */
+/* Tokens, types and merges of a vocabulary in tests/data/infer/text, as keys. A token's number is its place in the
+ * list; the number that the list gives it, by place, goes to *out_ids (malloc'd) unless NULL. */
 void fixture_vocabulary(struct fixture *f, const json_t *vocabulary, uint32_t **out_ids);
 /* tokenizer.ggml.model and .pre as Qwen's files have them. */
 void fixture_qwen(struct fixture *f);

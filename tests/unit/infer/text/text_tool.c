@@ -1,6 +1,6 @@
 /* What tests/system/test_infer_text.py asks of the text part, one JSON object a line, answers likewise:
  *
- *   text_tool tokens FILE    metadata of FILE (GGUF); {"text", "specials"} or {"hex", ...} -> {"ids", "hex": their bytes}
+ *   text_tool tokens FILE    metadata of FILE (GGUF); {"text", "specials"} or {"hex", ...} -> {"ids", "hex": theirs}
  *   text_tool family FILE    -> {"family": 0 | 1 | 2 | 3}, once
  *   text_tool chat           {"family", "messages", "tools", "add_generation_prompt", "continue_final_message",
  *                             "enable_thinking"} -> {"text"} or {"error", "why"} */

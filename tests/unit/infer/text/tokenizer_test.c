@@ -1,5 +1,6 @@
-/* Unit tests of the tokenizer: the official vectors with a vocabulary cut to them (tests/data/infer/text), merges against a
- * naive implementation, NFC against utf8proc's own, hostile texts, special tokens, streams cut anywhere, and every refusal. */
+/* Unit tests of the tokenizer: the official vectors with a vocabulary cut to them (tests/data/infer/text), merges
+ * against a naive implementation, NFC against utf8proc's own, hostile texts, special tokens, streams cut anywhere, and
+ * every refusal. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -252,7 +253,8 @@ static void specials_are_found_longest_first(void **state)
     assert_int_equal(nef_tokenizer_bos(qwen.t), NEF_NO_TOKEN);
 }
 
-/* Texts that cost a naive implementation minutes; 30 seconds of this process's own time are generous, also with sanitizers. */
+/* Texts that cost a naive implementation minutes; 30 seconds of this process's own time are generous, also with
+ * sanitizers. */
 static void hostile_texts_are_linear(void **state)
 {
     static const struct {
@@ -307,9 +309,30 @@ static void words_of_the_pattern(void **state)
 {
     /* what the pattern in tokenizer.json gives; '|' marks the borders */
     static const char *const cases[] = {
-        "don|'t|_stop", "WE|'LL", "x|\xe2\x80\x99s", " | hello| world", "a|\n\n|b", "a| \n|b", "1|2|3", "foo|_bar", " !!\n\n|x",
-        "a|  ", "a|  \r\n|  | b", "it|'\xc5\xbf| x", "\341\240\216a", "\t|\tx", "\xc2\xa0\xc2\xa0|\xc2\xa0z", "a|\xe1\xa0\x8e",
-        "''|ll|'x", "a|\x1f\x1c|b", "\xe2\x80\xa8|\xe2\x80\xa8x", "(a|)(", " |\xd9\xa3|\xd9\xa4", "\xef\xbb\xbf|'ve", " |\xef\xbb\xbf|1", "\357\273\277a",
+        "don|'t|_stop",
+        "WE|'LL",
+        "x|\xe2\x80\x99s",
+        " | hello| world",
+        "a|\n\n|b",
+        "a| \n|b",
+        "1|2|3",
+        "foo|_bar",
+        " !!\n\n|x",
+        "a|  ",
+        "a|  \r\n|  | b",
+        "it|'\xc5\xbf| x",
+        "\341\240\216a",
+        "\t|\tx",
+        "\xc2\xa0\xc2\xa0|\xc2\xa0z",
+        "a|\xe1\xa0\x8e",
+        "''|ll|'x",
+        "a|\x1f\x1c|b",
+        "\xe2\x80\xa8|\xe2\x80\xa8x",
+        "(a|)(",
+        " |\xd9\xa3|\xd9\xa4",
+        "\xef\xbb\xbf|'ve",
+        " |\xef\xbb\xbf|1",
+        "\357\273\277a",
     };
     struct nef_pretoken m = {0};
 
@@ -337,10 +360,11 @@ static void words_of_the_pattern(void **state)
 
 static void nfc_is_utf8procs(void **state)
 {
-    static const uint32_t codes[] = {'a', 'e', 'o', 0xe9, 0x300, 0x301, 0x302, 0x308, 0x323, 0x327, 0x328, 0x338, 0x345, 0x3b1,
-                                     0x1fb3, 0x1100, 0x1161, 0x11a8, 0xac00, 0xac01, 0x0915, 0x093c, 0x09c7, 0x09be, 0x0b47,
-                                     0x0b56, 0x0f71, 0x0f72, 0x304b, 0x3099, 0x30cf, 0x309a, 0x2126, 0x212b, 0xfb01, 0x1d15e,
-                                     0x1d165, 0x110a5, 0x110ba, 0x6f22, 0xf900, 0x344, 0x958, 0x415, 0x483, 0x20, 0x5d0, 0x5b0};
+    static const uint32_t codes[] = {'a',    'e',    'o',    0xe9,   0x300,  0x301,   0x302,   0x308,   0x323,   0x327,
+                                     0x328,  0x338,  0x345,  0x3b1,  0x1fb3, 0x1100,  0x1161,  0x11a8,  0xac00,  0xac01,
+                                     0x0915, 0x093c, 0x09c7, 0x09be, 0x0b47, 0x0b56,  0x0f71,  0x0f72,  0x304b,  0x3099,
+                                     0x30cf, 0x309a, 0x2126, 0x212b, 0xfb01, 0x1d15e, 0x1d165, 0x110a5, 0x110ba, 0x6f22,
+                                     0xf900, 0x344,  0x958,  0x415,  0x483,  0x20,    0x5d0,   0x5b0};
     struct nef_nfc nfc = {0};
     uint32_t seed = 11;
 
@@ -372,7 +396,8 @@ static void nfc_is_utf8procs(void **state)
 /* Each character alone and behind others that take marks: this also checks nfc.c's list of inert ones. */
 static void nfc_of_every_character(void **state)
 {
-    static const char *const before[] = {"", "e", "\xe1\x84\x80", "\xe0\xa5\x98", "\xe3\x81\x8b", "\xea\xb0\x80", "\xd0\x95"};
+    static const char *const before[] = {"",        "e", "\xe1\x84\x80", "\xe0\xa5\x98", "\xe3\x81\x8b", "\xea\xb0\x80",
+                                         "\xd0\x95"};
     struct nef_nfc nfc = {0};
 
     (void)state;
@@ -390,7 +415,8 @@ static void nfc_of_every_character(void **state)
             bytes += (size_t)utf8proc_encode_char((utf8proc_int32_t)code, text + bytes);
             expected_bytes = utf8proc_map(text, (utf8proc_ssize_t)bytes, &expected, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
             assert_int_equal(nef_nfc_apply(&nfc, text, bytes, &found, &found_bytes), NEF_OK);
-            if (expected_bytes < 0 || found_bytes != (size_t)expected_bytes || memcmp(found, expected, found_bytes) != 0)
+            if (expected_bytes < 0 || found_bytes != (size_t)expected_bytes ||
+                memcmp(found, expected, found_bytes) != 0)
                 fail_msg("U+%04X after \"%s\"", code, before[b]);
             free(expected);
         }
