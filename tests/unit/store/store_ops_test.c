@@ -476,9 +476,43 @@ static void lost_streams(void **state)
     assert_int_equal(live(0) + live(1), 0);
 }
 
+/* R8: an accepted loss is known by its epoch, counts once, and lies in the index of every replica. */
+static void accepted_losses(void **state)
+{
+    struct nef_row_override row;
+    struct nef_buf value = {0};
+    struct nef_run run = {0}, late = {0};
+    struct nef_row_key k;
+    uint64_t end = nef_log_end(w.logs[0][1]), offset;
+
+    (void)state;
+    w.epoch += 2;
+    OK(nef_store_override_next(w.stores[0], 1, w.epoch, end, &run));
+    OK(nef_store_override_next(w.stores[0], 1, w.epoch, end, &late)); /* of a primary that died meanwhile */
+    assert_true(run.frees_space); /* a full disk doesn't keep it out */
+    OK(world_propose(&w, &run));
+    OK(world_propose(&w, &late));
+    nef_key_u64(&k, 'V', w.epoch);
+    OK(nef_cell_get(&w.stores[0]->cells[1], &k, &value));
+    OK(nef_row_override_get(value.data, value.bytes, &row));
+    offset = row.offset;
+    assert_int_equal(row.end, end);
+    assert_int_equal(offset, end); /* the first one */
+    assert_int_equal(nef_log_epoch_start(w.logs[0][1], w.epoch), end);
+    OK(nef_store_override_next(w.stores[0], 1, w.epoch, end, &run));
+    assert_int_equal(run.bytes, 0);
+    assert_int_equal(nef_cell_get(&w.stores[0]->cells[0], &k, &value), NEF_E_NOT_FOUND); /* each cell has its own */
+    OK(nef_store_override_next(w.stores[0], 1, w.epoch + 1, end, &run)); /* of an epoch that isn't yet */
+    assert_int_equal(world_propose(&w, &run), NEF_E_PROTOCOL);
+    world_apply_slowly(&w, 1);
+    world_assert_same_rows(&w);
+    nef_buf_free(&value);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(accepted_losses, setup, teardown),
         cmocka_unit_test_setup_teardown(put_get_overwrite_delete, setup, teardown),
         cmocka_unit_test_setup_teardown(conditions, setup, teardown),
         cmocka_unit_test_setup_teardown(missing_pieces, setup, teardown),
