@@ -4,7 +4,8 @@
  *   driver bench    MODEL [--threads N] [--prefill N[,N...]] [--decode N] [--depth N[,N...]] [--repeat N]
  *   driver streams  MODEL [--threads N] [--streams N] [--prompt N] [--decode N]
  *   driver logits   MODEL [--threads N] --out FILE --tokens 1,2,3 [--tokens ...] [--all]
- *   all but quantize: [--kv f16|f32|bf16|q8_0] [--flash auto|on|off] [--ubatch N]
+ *   driver info                 what the library chose for this processor
+ *   bench, streams, logits: [--kv f16|f32|bf16|q8_0] [--flash auto|on|off] [--ubatch N]
  *
  * One JSON object a line on stdout. Speeds are tokens a second: the best of the repeats, with all of them beside it,
  * because on a shared machine the best is the least disturbed. Each test runs once before it is measured. Settings are
@@ -14,6 +15,7 @@
  * The library comes from node_modules beside this program's source: NEF_LLAMA_DIR, or the directory compiled in. */
 #include <dlfcn.h>
 #include <limits.h>
+#include <link.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,6 +136,7 @@ static void load_library(void)
     SYMBOL(synchronize);
     SYMBOL(get_logits_ith);
     SYMBOL(model_quantize);
+    SYMBOL(print_system_info);
 #undef SYMBOL
     *(void **)&api.load_backends = symbol(ggml, "ggml_backend_load_all_from_path");
     if (strcmp(api.version(), LLAMA_VERSION) != 0)
@@ -250,8 +253,8 @@ static struct options parse_options(int argc, char **argv)
         else
             die("%s isn't known", name);
     }
-    if (place_count < 2)
-        die("usage: driver quantize|bench|streams|logits MODEL ... (the head of driver.c tells)");
+    if (place_count < 1 || (place_count < 2 && strcmp(places[0], "info") != 0))
+        die("usage: driver quantize|bench|streams|logits|info MODEL ... (the head of driver.c tells)");
     o.command = places[0];
     o.model = places[1];
     o.target = places[2];
@@ -427,6 +430,7 @@ static void run_bench(const struct options *o)
     printf("{\"engine\": \"llama.cpp\", \"version\": \"%s\", \"model\": \"%s\", \"threads\": %d, \"test\": \"load\", "
            "\"load_s\": %.3f, \"first_token_s\": %.3f}\n",
            api.version(), o->model, o->threads, s.load_s, s.load_s + now() - start);
+    (void)fflush(stdout); /* its moment is what counts */
     for (int i = 0; i < o->prefill_count; i++) {
         for (int run = -1; run < o->repeat; run++) { /* run -1 warms up */
             api.memory_clear(s.memory, true);
@@ -495,6 +499,26 @@ static void run_streams(const struct options *o)
     close_session(&s);
 }
 
+/* The processor's backend is one of several libraries, chosen when they are loaded. */
+static int find_backend(struct dl_phdr_info *library, size_t bytes, void *out)
+{
+    const char *slash = strrchr(library->dlpi_name, '/'), *name = slash == NULL ? library->dlpi_name : slash + 1;
+
+    (void)bytes;
+    if (strncmp(name, "libggml-cpu", strlen("libggml-cpu")) == 0)
+        (void)snprintf(out, PATH_MAX, "%s", name);
+    return 0;
+}
+
+static void run_info(void)
+{
+    char backend[PATH_MAX] = "none";
+
+    (void)dl_iterate_phdr(find_backend, backend);
+    printf("{\"engine\": \"llama.cpp\", \"version\": \"%s\", \"backend\": \"%s\", \"system\": \"%s\"}\n", api.version(), backend,
+           api.print_system_info());
+}
+
 /* Raw little-endian floats: of each case the last position, or with --all every position. */
 static void run_logits(const struct options *o)
 {
@@ -544,6 +568,8 @@ int main(int argc, char **argv)
         run_streams(&o);
     else if (strcmp(o.command, "logits") == 0)
         run_logits(&o);
+    else if (strcmp(o.command, "info") == 0)
+        run_info();
     else
         die("command '%s' isn't known", o.command);
     return 0;

@@ -130,6 +130,7 @@ struct llama_api {
     void (*synchronize)(struct llama_context *context);
     float *(*get_logits_ith)(struct llama_context *context, int32_t row);
     uint32_t (*model_quantize)(const char *source, const char *target, const struct llama_quantize_params *params);
+    const char *(*print_system_info)(void); /* valid until the next call */
     void (*load_backends)(const char *directory);
 };
 
