@@ -103,6 +103,19 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
     return 0;
 }
 
+/* By the file's template; a file without any is taken for what its architecture's published models are, if it has their tokens. */
+static enum nef_chat_family family_of(const struct nef_infer_setup *s)
+{
+    const struct nef_gguf *file = nef_model_metadata(s->model);
+    struct nef_gguf_string text;
+
+    if (nef_gguf_text(file, "tokenizer.chat_template", &text) != NEF_E_NOT_FOUND)
+        return nef_chat_family_of(file);
+    if (nef_token_find(s->tokenizer, "<|im_start|>") == NEF_NO_TOKEN)
+        return NEF_CHAT_UNKNOWN;
+    return nef_model_config(s->model)->arch == NEF_ARCH_QWEN3 ? NEF_CHAT_QWEN3 : NEF_CHAT_QWEN2_5;
+}
+
 static uint64_t memory_available(void)
 {
     FILE *file = fopen("/proc/meminfo", "re");
@@ -131,7 +144,7 @@ int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *
         return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
     if (nef_tokenizer_vocab(s->tokenizer) > config->vocab)
         return nef_complain(o->command, "%s: tokenizer.ggml.tokens: more tokens than the model's %u", o->model, config->vocab);
-    s->family = nef_chat_family_of(nef_model_metadata(s->model));
+    s->family = family_of(s);
     s->slots = o->slots != 0 ? o->slots : SLOTS_PRESET;
     s->context = o->context;
     if (s->context == 0) { /* the trained one, if half of the free memory holds a sequence of that length */
