@@ -222,6 +222,7 @@ static void refresh(const char *path, const struct header *h)
         (void)close(fd);
 }
 
+/* NULL, or what is wrong with it. *out_err is changed only when that isn't the file's fault. */
 static const char *check_mapped(struct nef_model *model, const char *path, const uint8_t layout[32], const uint8_t *data,
                                 uint64_t bytes, nef_err *out_err)
 {
@@ -245,9 +246,12 @@ static const char *check_mapped(struct nef_model *model, const char *path, const
         return "the table's checksum is wrong";
     identity_digest(model, identity);
     if (is_zero(identity) || memcmp(identity, h.identity, 32) != 0) {
-        *out_err = contents_digest(model, digest);
-        if (*out_err != NEF_OK)
+        nef_err err = contents_digest(model, digest);
+
+        if (err != NEF_OK) {
+            *out_err = err;
             return "";
+        }
         if (memcmp(digest, h.digest, 32) != 0)
             return "made for another model";
         memcpy(h.identity, identity, 32);
