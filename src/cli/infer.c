@@ -112,6 +112,7 @@ int nef_cmd_infer(int argc, char **argv)
 {
     struct nef_infer_options o = {.command = "infer", .waiting_max = NEF_INFER_WAITING_MAX};
     struct nef_api_options api = {.connections_max = NEF_INFER_CONNECTIONS_MAX};
+    struct nef_infer_bench_options measured = {.json = false};
     const char *listen = LISTEN_PRESET, *bench = NULL;
     uint32_t drain_s = DRAIN_S_PRESET;
     const struct nef_option options[] = {
@@ -126,6 +127,11 @@ int nef_cmd_infer(int argc, char **argv)
         {.name = "drain", .number = &drain_s, .min = 0, .max = 3600},
         {.name = "trust-salt", .flag = &api.trust_salt},
         {.name = "bench", .text = &bench},
+        {.name = "prefill", .text = &measured.prefill},
+        {.name = "depth", .text = &measured.depth},
+        {.name = "decode", .number = &measured.decode, .min = 1, .max = 1u << 16},
+        {.name = "repeat", .number = &measured.repeat, .min = 1, .max = NEF_BENCH_REPEAT_MAX},
+        {.name = "json", .flag = &measured.json},
         {.name = NULL},
     };
     struct nef_words words;
@@ -139,7 +145,12 @@ int nef_cmd_infer(int argc, char **argv)
             return 2;
         }
         o.model = bench;
-        return nef_infer_bench(&o);
+        return nef_infer_bench(&o, &measured);
+    }
+    if (measured.prefill != NULL || measured.depth != NULL || measured.decode != 0 || measured.repeat != 0 ||
+        measured.json) {
+        (void)nef_complain("infer", "--prefill, --depth, --decode, --repeat and --json belong to --bench FILE.gguf");
+        return 2;
     }
     if (o.model == NULL) {
         (void)nef_complain("infer", "say which model: --model FILE.gguf");

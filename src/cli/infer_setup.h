@@ -40,6 +40,16 @@ void nef_infer_done(struct nef_infer_setup *s); /* zeroed and half-built ones ar
 const char *nef_kv_type_name(enum nef_kv_type type);
 uint64_t nef_kv_position_bytes(const struct nef_model_config *config, enum nef_kv_type type); /* of one position, all layers */
 
-int nef_infer_bench(const struct nef_infer_options *o); /* infer_bench.c */
+/* ---- infer_bench.c ---- */
+
+#define NEF_BENCH_REPEAT_MAX 64u
+
+struct nef_infer_bench_options {
+    const char *prefill, *depth; /* lists of numbers of tokens; NULL: none, but the presets of both where both are NULL */
+    uint32_t decode, repeat;     /* 0: presets */
+    bool json;
+};
+/* Returns the exit status. */
+int nef_infer_bench(const struct nef_infer_options *o, const struct nef_infer_bench_options *bench_options);
 
 #endif
