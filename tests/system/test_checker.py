@@ -1,4 +1,6 @@
 """The checker itself: histories that are linearizable pass, others are found."""
+import time
+
 from lib.history import check_key
 
 
@@ -58,8 +60,23 @@ def test_unknown_write_that_nobody_read_may_fail_a_condition():
     assert history(7.5, 9.5)  # begun after the first failure was answered
 
 
-def simulate(seed, clients=6, steps=400, lose=0.0, stale=0.0):
-    """A history of a register with random answers lost; stale: chance that a read answers from the past."""
+def test_long_outage_is_checked_quickly():
+    """Hundreds of writes that may have happened, and failed conditions among them."""
+    events = [event("put", f"x{n}", n / 10, 0, "unknown") for n in range(300)]
+    for n in range(60):
+        events += [event("put", f"c{n}", n + 0.1, n + 0.3, "fail", precondition="absent"),
+                   event("delete", None, n + 0.4, n + 0.6),
+                   event("put", f"w{n}", n + 0.5, n + 0.8), event("delete", None, n + 0.85, n + 0.9),
+                   event("get", None, n + 0.95, n + 0.97)]
+    assert check_key(events) is None
+    began = time.process_time()
+    assert check_key(events + [event("get", "never", 70, 71)])
+    assert time.process_time() - began < 20
+
+
+def simulate(seed, clients=6, steps=400, lose=0.0, stale=0.0, absent=0.0):
+    """A history of a register with random answers lost; stale: chance that a read answers from the past; absent: that a
+    write has the condition that nothing is there."""
     import random
     rng = random.Random(seed)
     now, events, state, past = 0.0, [], None, [None]
@@ -70,24 +87,33 @@ def simulate(seed, clients=6, steps=400, lose=0.0, stale=0.0):
         now = max(now, begin) + rng.random() * 0.001  # the moment at which it takes effect
         end = now + rng.random() * 0.01
         kind = rng.choice(["get", "get", "put", "put", "delete"])
-        value, outcome = None, "ok"
+        value, outcome, condition = None, "ok", None
         if kind == "get":
             value = rng.choice(past[:-1]) if rng.random() < stale and len(past) > 1 else state
         else:
             value = f"v{n}" if kind == "put" else None
+            condition = "absent" if kind == "put" and rng.random() < absent else None
+            refused = condition is not None and state is not None
             if rng.random() < lose:
                 outcome = "unknown"
-            if outcome == "ok" or rng.random() < 0.5:
+            elif refused:
+                outcome = "fail"
+            if not refused and (outcome == "ok" or rng.random() < 0.5):
                 state = value
                 past.append(state)
         busy[c] = end
-        events.append(event(kind, value, begin, end, outcome))
+        events.append(event(kind, value, begin, end, outcome, condition))
     return events
 
 
 def test_long_history_with_lost_answers_passes():
     for seed in range(5):
         assert check_key(simulate(seed, lose=0.1)) is None
+
+
+def test_long_history_with_conditions_and_lost_answers_passes():
+    for seed in range(20):
+        assert check_key(simulate(seed, lose=0.2, absent=0.7)) is None
 
 
 def test_long_history_with_a_stale_read_is_found():
