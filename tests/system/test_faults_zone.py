@@ -56,8 +56,7 @@ def test_pause_zone_for_a_moment(faulty, zone):
 def test_both_zones_killed(faulty, order):
     with Load(faulty) as load:
         load.wait_successes(60)
-        faulty.stop_zone("a", "--kill")
-        faulty.stop_zone("b", "--kill")
+        faulty.kill_both_zones()
         time.sleep(0.5)
         faulty.start_zone(order[0])
         load.wait_successes(20, 30)  # it was in sync: it may go on alone

@@ -272,6 +272,14 @@ class Region:
         args = ["zone-stop", "--dir", self.directory, zone]
         self.nef(*(args + ([how] if how else [])))
 
+    def kill_both_zones(self):
+        """Neither sees the other go first: two commands can take longer than a takeover does, so both are paused before."""
+        pids = self.pids()
+        for zone in ("a", "b"):
+            os.kill(pids[f"zone-{zone}"], signal.SIGSTOP)
+        for zone in ("a", "b"):
+            self.stop_zone(zone, "--kill")
+
     def start_zone(self, zone):
         self.nef("zone-start", "--dir", self.directory, zone)
         self.load()
