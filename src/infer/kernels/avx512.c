@@ -12,8 +12,8 @@
 #include "infer/kernels/body_attend.h"
 #include "infer/kernels/body_linear.h"
 
-#define FEW            8u
-#define PREFETCH_BYTES 2048u /* further than the processor's own prefetch looks past a page's end */
+#define FEW                8u
+#define FEW_PREFETCH_BYTES 2048u
 
 /* Rows side by side, a group of 256 columns after another. */
 struct few {
@@ -105,7 +105,7 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
         for (uint32_t i = 0; i < blocks; i++, p += block_bytes) {
             NEF_VEC_UNROLL
             for (unsigned line = 0; line < block_bytes; line += 64)
-                _mm_prefetch((const char *)p + PREFETCH_BYTES + line, _MM_HINT_T0);
+                _mm_prefetch((const char *)p + FEW_PREFETCH_BYTES + line, _MM_HINT_T0);
             unpack_bytes(payload, p, bytes);
             load_scales(kind, scales, i, &scale, &second);
             if (kind == NEF_SCALES_BLOCK)

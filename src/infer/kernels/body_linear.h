@@ -13,6 +13,8 @@
 #define F_STRIDE (NEF_GROUP_COLS + 16)
 #define ROWS_MAX NEF_MATMUL_ROWS_MAX
 
+#define PREFETCH_BYTES 8192u /* measured on Zen 4: 8 KB ahead beats 1 to 4; its own prefetch stops at a page's end */
+
 struct linear_work {
     int16_t w[TILES][NEF_GROUP_COLS / 2 * 32]; /* [k/2][n: 16][k%2] */
     float s[TILES][16][LANES];                 /* per block (K6: per half block) */
@@ -75,6 +77,8 @@ NEF_VEC_INLINE void expand_blocks(const enum nef_payload kind, const struct nef_
     vi bias = vi_set1_16((int16_t)m->bias), bytes[8];
 
     for (uint32_t b = 0; b < blocks; b++, p += m->block_bytes) {
+        for (uint32_t line = 0; line < m->block_bytes; line += 64)
+            _mm_prefetch((const char *)p + PREFETCH_BYTES + line, _MM_HINT_T0);
         unpack_bytes(kind, p, bytes);
         NEF_VEC_UNROLL
         for (unsigned j = 0; j < 8; j++, out += 64) {
@@ -241,9 +245,10 @@ static void dot_i16(enum nef_scales kind, const struct linear_work *w, uint32_t 
 static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
                              size_t y_stride, struct linear_work *w)
 {
-    for (uint32_t t = tile0; t < tile0 + tiles; t += TILES) {
-        uint32_t here = NEF_MIN(tile0 + tiles - t, TILES);
+    uint32_t at_once = act->rows > NEF_VEC_ROWS_I16 ? TILES : 1, here; /* few rows: memory is the limit, one stream */
 
+    for (uint32_t t = tile0; t < tile0 + tiles; t += here) {
+        here = NEF_MIN(tile0 + tiles - t, at_once);
         for (uint32_t i = 0; i < here; i++)
             memset(w->y[i], 0, act->rows * sizeof w->y[i][0]);
         for (uint32_t block = 0; block < m->blocks; block += 8) {
@@ -297,6 +302,7 @@ NEF_VEC_INLINE void dot_rows_bf16(const unsigned rows, const struct linear_work 
         for (unsigned r = 0; r < rows; r++)
             even[r] = odd[r] = vf_zero();
         for (unsigned i = 0; i < NEF_BLOCK_COLS; i += 2, x += 2, p += 64) {
+            _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
             split_bf16(vi_load(p), &w_even, &w_odd);
             NEF_VEC_UNROLL
             for (unsigned r = 0; r < rows; r++) {
@@ -323,7 +329,10 @@ NEF_VEC_INLINE void dot_rows_float(const unsigned rows, const enum nef_payload k
     for (unsigned r = 0; r < rows; r++)
         a[r] = vf_zero();
     for (uint32_t k = 0; k < columns; k++, x++, p += kind == NEF_PAYLOAD_F16 ? 32 : 64) {
-        vf v = kind == NEF_PAYLOAD_F16 ? vf_load_f16(p) : vf_load((const float *)(const void *)p);
+        vf v;
+
+        _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
+        v = kind == NEF_PAYLOAD_F16 ? vf_load_f16(p) : vf_load((const float *)(const void *)p);
 
         NEF_VEC_UNROLL
         for (unsigned r = 0; r < rows; r++)
@@ -369,18 +378,18 @@ static void dot_float(enum nef_payload kind, const struct linear_work *w, const 
 static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
                          size_t y_stride, struct linear_work *w)
 {
-    uint32_t at_once = m->payload_kind == NEF_PAYLOAD_BF16 ? NEF_VEC_ROWS_PAIR : NEF_VEC_ROWS_F32;
+    uint32_t rows_at_once = m->payload_kind == NEF_PAYLOAD_BF16 ? NEF_VEC_ROWS_PAIR : NEF_VEC_ROWS_F32;
+    uint32_t at_once = act->rows > rows_at_once ? TILES : 1, here;
 
-    for (uint32_t t = tile0; t < tile0 + tiles; t += TILES) {
-        uint32_t here = NEF_MIN(tile0 + tiles - t, TILES);
-
+    for (uint32_t t = tile0; t < tile0 + tiles; t += here) {
+        here = NEF_MIN(tile0 + tiles - t, at_once);
         for (uint32_t i = 0; i < here; i++)
             memset(w->y[i], 0, act->rows * sizeof w->y[i][0]);
         for (uint32_t k = 0; k < m->k; k += NEF_GROUP_COLS) {
             uint32_t columns = NEF_MIN(m->k - k, NEF_GROUP_COLS);
 
-            for (uint32_t r = 0; r < act->rows; r += at_once) {
-                uint32_t rows = NEF_MIN(act->rows - r, at_once);
+            for (uint32_t r = 0; r < act->rows; r += rows_at_once) {
+                uint32_t rows = NEF_MIN(act->rows - r, rows_at_once);
 
                 stage_float(m->payload_kind, act, k, columns, r, rows, w);
                 for (uint32_t i = 0; i < here; i++)

@@ -160,6 +160,6 @@ const char *nef_kernels_features(void);
 /* ---- math.h has exp; the rope table is made here, in double, by own sin and cos ---- */
 double nef_math_sin(double x); /* |x| < 2^30, error < 1e-14 */
 double nef_math_cos(double x);
-double nef_math_pow(double base, double exponent); /* base > 0; error < 1e-13 relative: rope frequencies */
+double nef_math_pow(double base, double exponent); /* base > 0, normal; error < 1e-13 relative: rope frequencies */
 
 #endif

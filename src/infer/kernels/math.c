@@ -119,9 +119,7 @@ double nef_math_pow(double base, double exponent)
 {
     double high, low, y, rest, n, r, p = 1;
 
-    NEF_ASSERT(base > 0 && base <= 0x1.fffffffffffffp1023);
-    if (base < 0x1p-1022)
-        return nef_math_pow(base * 0x1p64, exponent) * nef_math_pow(0x1p-64, exponent);
+    NEF_ASSERT(base >= 0x1p-1022 && base <= 0x1.fffffffffffffp1023);
     ln(base, &high, &low);
     y = exponent * high;
     if (!(y < 709))
