@@ -40,7 +40,7 @@ static void fill_bytes(uint64_t *state, size_t bytes, uint8_t *out)
 }
 
 struct room { /* what one run needs */
-    uint8_t payload[32 * (K_WIDE / 32) * 2048 / 16], scales[2 * (K_WIDE / 32) * 64 * 2];
+    uint8_t payload[2 * (K_WIDE / 32) * 2048], scales[2 * (K_WIDE / 32) * 64]; /* two tiles */
     uint8_t act[64 << 10], scratch[NEF_MAX(NEF_VEC_WORK_BYTES, NEF_AMX_SCRATCH(K_WIDE))];
     float x[ROWS * K_WIDE], y[2][ROWS * N];
     uint8_t page[2][2][64 * DIM * 4]; /* k, v; page */
@@ -76,10 +76,10 @@ static bool linear(const struct nef_kernels *set, uint32_t type, uint32_t rows, 
 static bool attention(const struct nef_kernels *set, enum nef_kv_type type, struct room *room, uint64_t *state)
 {
     const struct nef_kernels *by[2] = {&nef_kernels_scalar, set};
-    float row[DIM], *o[ROWS];
+    float row[DIM], *o[ROWS], joined[2][DIM], max, sum;
     const float *q[ROWS];
     uint32_t limit[ROWS];
-    bool same = true;
+    bool same;
 
     for (uint32_t i = 0; i < ROWS; i++) {
         q[i] = room->x + i * DIM;
@@ -101,12 +101,15 @@ static bool attention(const struct nef_kernels *set, enum nef_kv_type type, stru
         for (uint32_t r = 0; r < ROWS; r++)
             o[r] = room->o[i] + r * DIM;
         by[i]->attend(&a, room->scratch);
+        memcpy(joined[i], o[0], sizeof joined[i]); /* apart, so that an error in row 0 isn't lost among the others */
+        max = room->m[i][0];
+        sum = room->l[i][0];
         for (uint32_t r = 1; r < ROWS; r++)
-            by[i]->attend_join(DIM, &room->m[i][0], &room->l[i][0], o[0], room->m[i][r], room->l[i][r], o[r]);
-        by[i]->attend_finish(DIM, room->l[i][0], o[0], o[0]);
+            by[i]->attend_join(DIM, &max, &sum, joined[i], room->m[i][r], room->l[i][r], o[r]);
+        by[i]->attend_finish(DIM, sum, joined[i], joined[i]);
     }
     same = memcmp(room->o[0], room->o[1], sizeof room->o[0]) == 0 && memcmp(room->m[0], room->m[1], sizeof room->m[0]) == 0;
-    return same && memcmp(room->l[0], room->l[1], sizeof room->l[0]) == 0;
+    return same && memcmp(room->l[0], room->l[1], sizeof room->l[0]) == 0 && memcmp(joined[0], joined[1], sizeof row) == 0;
 }
 
 static bool elementwise(const struct nef_kernels *set, struct room *room, uint64_t *state)
