@@ -390,6 +390,20 @@ static void check_segments(struct rows *r)
     nef_buf_free(&value);
 }
 
+/* A row V; told here only if its record isn't in the log any more. */
+static bool check_override(struct rows *r, const uint8_t *k, size_t k_bytes, const uint8_t *v, size_t v_bytes)
+{
+    struct nef_op_override op;
+    struct nef_row_override row;
+
+    if (nef_key_read_u64(k, k_bytes, &op.epoch) != NEF_OK || nef_row_override_get(v, v_bytes, &row) != NEF_OK)
+        return false;
+    op.end = row.end;
+    if (nef_log_next_present(r->c->logs[r->cell], row.offset) != row.offset)
+        nef_fsck_override(r->c->f, r->c->zone, r->cell, row.offset, row.time_ms, &op);
+    return true;
+}
+
 static nef_err check_rows(struct check *c, uint32_t cell)
 {
     struct rows r = {.c = c, .cell = cell};
@@ -420,6 +434,8 @@ static nef_err check_rows(struct check *c, uint32_t cell)
             say_row(c, cell, k, k_bytes, "the object's pieces aren't all there");
         if (k[0] == 'P' && !check_part(&r, v, v_bytes))
             say_row(c, cell, k, k_bytes, "the part's pieces aren't all there");
+        if (k[0] == 'V' && !check_override(&r, k, k_bytes, v, v_bytes))
+            say_row(c, cell, k, k_bytes, "doesn't say what loss was accepted");
     }
     err = nef_index_iter_error(it);
     if (err == NEF_E_CORRUPT) {

@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "seglog/format.h"
 #include "store/fsck.h"
+#include "store/op.h"
 
 struct nef_fsck_segment {
     uint64_t number;
@@ -29,6 +30,11 @@ struct nef_fsck {
 /* One finding; printf-like text. */
 void nef_fsck_say(struct nef_fsck *f, bool problem, uint32_t zone, uint32_t cell, uint64_t offset,
                   const char *format, ...) NEF_PRINTF(6, 7);
+
+/* What an operator gave up is told to whoever looks: it explains why two logs went different ways. From the record in
+ * the log, or once that was dropped, from its row. */
+void nef_fsck_override(struct nef_fsck *f, uint32_t zone, uint32_t cell, uint64_t offset, uint64_t time_ms,
+                       const struct nef_op_override *op);
 
 /* fsck_log.c. NEF_OK also when there are problems; errors: it could not be read at all. */
 NEF_MUST_CHECK nef_err nef_fsck_scan(struct nef_fsck *f, uint32_t zone, uint32_t cell,

@@ -37,6 +37,20 @@ void nef_fsck_say(struct nef_fsck *f, bool problem, uint32_t zone, uint32_t cell
     f->options->report(f->options->context, &finding);
 }
 
+void nef_fsck_override(struct nef_fsck *f, uint32_t zone, uint32_t cell, uint64_t offset, uint64_t time_ms,
+                       const struct nef_op_override *op)
+{
+    time_t seconds = (time_t)(time_ms / 1000);
+    char when[32] = "?";
+    struct tm utc;
+
+    if (gmtime_r(&seconds, &utc) != NULL)
+        (void)strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    nef_fsck_say(f, false, zone, cell, offset,
+                 "an operator accepted a loss in epoch %llu, %s: whatever another replica held above %llu was given up",
+                 (unsigned long long)op->epoch, when, (unsigned long long)op->end);
+}
+
 void nef_fsck_log_free(struct nef_fsck_log *log)
 {
     if (log->dir != NULL)
@@ -130,27 +144,11 @@ static nef_err check_rest(struct scan *s, uint64_t base, uint64_t at, uint64_t s
     return NEF_OK;
 }
 
-/* What an operator gave up is told to whoever looks: it explains why two logs went different ways. */
-static void tell_override(const struct scan *s, uint64_t offset, const struct nef_record *r, const uint8_t *body)
-{
-    time_t seconds = (time_t)(r->time_ms / 1000);
-    char when[32] = "?";
-    struct nef_op op;
-    struct tm utc;
-
-    if (nef_op_decode(NEF_RECORD_OVERRIDE, body, r->body_bytes, &op) != NEF_OK)
-        return; /* the index's check says what it is */
-    if (gmtime_r(&seconds, &utc) != NULL)
-        (void)strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
-    nef_fsck_say(s->f, false, s->zone, s->cell, offset,
-                 "an operator accepted a loss in epoch %llu, %s: whatever another replica held above %llu was given up",
-                 (unsigned long long)op.u.override.epoch, when, (unsigned long long)op.u.override.end);
-}
-
 /* A record whose header is good: epoch, mark, and its body. */
 static nef_err check_record(struct scan *s, uint64_t base, uint64_t at, const struct nef_record *r)
 {
     uint64_t bytes = nef_record_bytes(r->body_bytes);
+    struct nef_op op;
     nef_err err;
 
     if (r->epoch < s->epoch)
@@ -170,8 +168,9 @@ static nef_err check_record(struct scan *s, uint64_t base, uint64_t at, const st
         bad(s, base + at, (r->flags & NEF_RECORD_ERASED) != 0
                               ? "an erased body isn't all zeros"
                               : "the body doesn't match its checksum");
-    else if (err == NEF_OK && r->type == NEF_RECORD_OVERRIDE)
-        tell_override(s, base + at, r, s->buffer + NEF_RECORD_HEADER_BYTES);
+    else if (err == NEF_OK && r->type == NEF_RECORD_OVERRIDE &&
+             nef_op_decode(r->type, s->buffer + NEF_RECORD_HEADER_BYTES, r->body_bytes, &op) == NEF_OK)
+        nef_fsck_override(s->f, s->zone, s->cell, base + at, r->time_ms, &op.u.override);
     return err;
 }
 
