@@ -16,6 +16,7 @@ sys.path.insert(0, os.path.join(ROOT, "bench"))
 from lib.region import Region, wait_for  # noqa: E402
 from lib.s3raw import S3  # noqa: E402
 import failover  # noqa: E402
+import infer  # noqa: E402
 
 MIB = 1 << 20
 OUT = os.path.join(ROOT, "build", "bench")
@@ -219,13 +220,9 @@ def machine():
             f"Linux {os.uname().release}; commit {commit}{dirty}")
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("parts", nargs="*", choices=[[], "speed", "memory", "catchup", "failover"])
-    args = parser.parse_args()
-    parts = args.parts or ["speed", "memory", "catchup", "failover"]
-    bench = Bench(args.quick)
+def measure_region(parts, quick):
+    """Lines of markdown."""
+    bench = Bench(quick)
     try:
         if set(parts) - {"failover"}:
             bench.start()
@@ -235,14 +232,27 @@ def main():
             getattr(bench, part)()
     finally:
         bench.close()
-    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    lines = [f"### {now}" + (" (quick: a smoke test, not a measurement)" if args.quick else ""), "",
-             machine() + ".", "",
-             f"Command: `{' '.join(['bench/run.sh'] + sys.argv[1:])}`; "
-             "a region of `nef up` with its presets, TLS between zones, both zones syncing; "
+    lines = [machine() + ".", "",
+             "A region of `nef up` with its presets, TLS between zones, both zones syncing; "
              "wrk with presigned URLs straight at zone a, on the same machine.", "",
              "| what | result | limit | beside |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(row) + " |" for row in bench.rows]
+    return lines + ["| " + " | ".join(row) + " |" for row in bench.rows]
+
+
+def main():
+    regional = ["speed", "memory", "catchup", "failover"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("parts", nargs="*", choices=[[], "infer"] + regional)
+    args = parser.parse_args()
+    parts = args.parts or ["infer"] + regional
+    now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    lines = [f"### {now}" + (" (quick: a smoke test, not a measurement)" if args.quick else ""), "",
+             f"Command: `{' '.join(['bench/run.sh'] + sys.argv[1:])}`."]
+    if "infer" in parts:
+        lines += [""] + infer.measure(args.quick)
+    if set(parts) & set(regional):
+        lines += [""] + measure_region([part for part in parts if part != "infer"], args.quick)
     text = "\n".join(lines) + "\n"
     path = os.path.join(OUT, "results.md")
     with open(path, "w") as f:

@@ -515,8 +515,8 @@ static void run_info(void)
     char backend[PATH_MAX] = "none";
 
     (void)dl_iterate_phdr(find_backend, backend);
-    printf("{\"engine\": \"llama.cpp\", \"version\": \"%s\", \"backend\": \"%s\", \"system\": \"%s\"}\n", api.version(), backend,
-           api.print_system_info());
+    printf("{\"engine\": \"llama.cpp\", \"version\": \"%s\", \"backend\": \"%s\", \"system\": \"%s\"}\n", api.version(),
+           backend, api.print_system_info());
 }
 
 /* Raw little-endian floats: of each case the last position, or with --all every position. */
