@@ -1,8 +1,8 @@
 /* `nef chat`: a conversation in the terminal, with the model in this process.
  *
  * The main thread reads lines, and while an answer is made it prints what the engine's thread has put into the answer
- * (infer/api/answer.h), through the chat parser: what the model thinks is shown dimmed. Control characters of an answer are
- * replaced on a terminal, since a model may say anything, escape sequences too. */
+ * (infer/api/answer.h), through the chat parser: what the model thinks is shown dimmed. Control characters of an answer
+ * are replaced on a terminal, since a model may say anything, escape sequences too. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -296,7 +296,8 @@ static void turn(struct chat *c, const char *line, size_t bytes)
     while (json_array_size(c->messages) > before) /* as if it had not been asked */
         (void)json_array_remove(c->messages, json_array_size(c->messages) - 1);
     (void)nef_complain("chat", "%s",
-                       err == NEF_E_LIMIT     ? "the conversation doesn't fit into the context any more; /clear begins a new one"
+                       err == NEF_E_LIMIT
+                           ? "the conversation doesn't fit into the context any more; /clear begins a new one"
                        : err == NEF_E_INVALID ? "that isn't UTF-8"
                                               : nef_err_text(err));
 }

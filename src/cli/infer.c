@@ -96,8 +96,9 @@ static int run(const struct nef_infer_options *o, struct nef_api_options *api_op
                   (uint64_t)config->context, NULL);
     nef_trace(NEF_TRACE_INFO, "infer_started", "s:listen",
               api_options->unix_path != NULL ? api_options->unix_path : address, "s:model", s.alias, "s:kernels",
-              s.kernels->name, "u:threads", (uint64_t)nef_pool_threads(s.pool), "u:slots", (uint64_t)s.slots, "u:context",
-              (uint64_t)s.context, "s:kv_type", api_options->kv_type, "u:load_ms", s.load_ms, "s:version", NEF_VERSION, NULL);
+              s.kernels->name, "u:threads", (uint64_t)nef_pool_threads(s.pool), "u:slots", (uint64_t)s.slots,
+              "u:context", (uint64_t)s.context, "s:kv_type", api_options->kv_type, "u:load_ms", s.load_ms, "s:version",
+              NEF_VERSION, NULL);
     nef_notify("READY=1");
     serve(api, signals, drain_s);
 out:

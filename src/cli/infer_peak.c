@@ -1,6 +1,6 @@
-/* Limits of the machine; see infer_peak.h. Every thread repeats one loop for a while, from registers (or from memory), and the
- * results of all are added up. The loops are as independent as the processor's pipelines want: what they reach is a limit, not a
- * goal. Threads of their own, so that the model's keep their matrix unit's configuration. */
+/* Limits of the machine; see infer_peak.h. Every thread repeats one loop for a while, from registers (or from memory),
+ * and the results of all are added up. The loops are as independent as the processor's pipelines want: what they reach
+ * is a limit, not a goal. Threads of their own, so that the model's keep their matrix unit's configuration. */
 #include "cli/infer_peak.h"
 #include <pthread.h>
 #include <sched.h>
@@ -122,8 +122,8 @@ AVX512 static double float_avx512(void *memory, size_t bytes)
     return (double)ROUNDS * CHAINS * 16 * 2;
 }
 
-/* Tiles of 16 rows of 64 bytes; four accumulators. By hand: gcc 12's intrinsics declare too little of what they touch. The whole
- * run is one asm statement, so that nothing of the compiler's comes between. */
+/* Tiles of 16 rows of 64 bytes; four accumulators. By hand: gcc 12's intrinsics declare too little of what they touch.
+ * The whole run is one asm statement, so that nothing of the compiler's comes between. */
 static double matrix(bool int8)
 {
     struct {
@@ -139,7 +139,8 @@ static double matrix(bool int8)
     }
     if (int8)
         __asm__ volatile("ldtilecfg (%1)\n"
-                         "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n tilezero %%tmm5\n"
+                         "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n "
+                         "tilezero %%tmm5\n"
                          "1:\n"
                          "tdpbssd %%tmm5, %%tmm4, %%tmm0\n tdpbssd %%tmm5, %%tmm4, %%tmm1\n"
                          "tdpbssd %%tmm5, %%tmm4, %%tmm2\n tdpbssd %%tmm5, %%tmm4, %%tmm3\n"
@@ -149,7 +150,8 @@ static double matrix(bool int8)
                          : "memory", "cc");
     else
         __asm__ volatile("ldtilecfg (%1)\n"
-                         "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n tilezero %%tmm5\n"
+                         "tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n tilezero %%tmm4\n "
+                         "tilezero %%tmm5\n"
                          "1:\n"
                          "tdpbf16ps %%tmm5, %%tmm4, %%tmm0\n tdpbf16ps %%tmm5, %%tmm4, %%tmm1\n"
                          "tdpbf16ps %%tmm5, %%tmm4, %%tmm2\n tdpbf16ps %%tmm5, %%tmm4, %%tmm3\n"

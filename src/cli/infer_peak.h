@@ -11,8 +11,8 @@ enum nef_peak {
     NEF_PEAK_BF16,   /* the same of bf16 products; on sets without them, as floats */
     NEF_PEAK_FLOAT,
 };
-/* With THREADS threads, using what KERNELS may use. 0: can't be measured (no memory; no vector instructions). Takes some tenths
- * of a second. The caller has entered KERNELS. */
+/* With THREADS threads, using what KERNELS may use. 0: can't be measured (no memory; no vector instructions). Takes
+ * some tenths of a second. The caller has entered KERNELS. */
 double nef_peak_measure(enum nef_peak what, uint32_t threads, const struct nef_kernels *kernels);
 
 #endif

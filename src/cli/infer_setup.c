@@ -1,5 +1,5 @@
-/* Loading a model for a command; see infer_setup.h. The order is that of the layers: kernels, threads, weights, tokenizer,
- * cache and engine; each that fails says what and why. */
+/* Loading a model for a command; see infer_setup.h. The order is that of the layers: kernels, threads, weights,
+ * tokenizer, cache and engine; each that fails says what and why. */
 #include "cli/infer_setup.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,8 +81,9 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
         forced = NULL;
     out->kernels = nef_kernels_get(forced);
     if (out->kernels == NULL) {
-        (void)nef_complain(o->command, "NEF_KERNELS=%s: unknown (scalar, avx2, avx512, amx), or not on this processor, which has: %s",
-                           forced == NULL ? "" : forced, nef_kernels_features());
+        (void)nef_complain(
+            o->command, "NEF_KERNELS=%s: unknown (scalar, avx2, avx512, amx), or not on this processor, which has: %s",
+            forced == NULL ? "" : forced, nef_kernels_features());
         return 2;
     }
     if (nef_crypto_init() != NEF_OK)
@@ -93,9 +94,10 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
     err = nef_pool_start(o->threads, nef_matmul_scratch(NEF_MODEL_WIDTH_MAX), out->kernels, &out->pool);
     if (err != NEF_OK)
         return nef_complain(o->command, "can't start threads: %s", nef_err_text(err));
-    err = nef_model_load(&(struct nef_model_options){.source = o->model, .cache = o->cache_file, .kernels = out->kernels,
-                                                     .pool = out->pool},
-                         why, &out->model);
+    err = nef_model_load(
+        &(struct nef_model_options){
+            .source = o->model, .cache = o->cache_file, .kernels = out->kernels, .pool = out->pool},
+        why, &out->model);
     if (err != NEF_OK)
         return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
     name_model(o, out);
@@ -103,7 +105,8 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
     return 0;
 }
 
-/* By the file's template; a file without any is taken for what its architecture's published models are, if it has their tokens. */
+/* By the file's template; a file without any is taken for what its architecture's published models are, if it has their
+ * tokens. */
 static enum nef_chat_family family_of(const struct nef_infer_setup *s)
 {
     const struct nef_gguf *file = nef_model_metadata(s->model);
@@ -143,7 +146,8 @@ int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *
     if (err != NEF_OK)
         return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
     if (nef_tokenizer_vocab(s->tokenizer) > config->vocab)
-        return nef_complain(o->command, "%s: tokenizer.ggml.tokens: more tokens than the model's %u", o->model, config->vocab);
+        return nef_complain(o->command, "%s: tokenizer.ggml.tokens: more tokens than the model's %u", o->model,
+                            config->vocab);
     s->family = family_of(s);
     s->slots = o->slots != 0 ? o->slots : SLOTS_PRESET;
     s->context = o->context;
@@ -152,9 +156,11 @@ int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *
         if (s->context > room / position)
             s->context = (uint32_t)(room / position / NEF_KV_TILE * NEF_KV_TILE);
         if (s->context < 2)
-            return nef_complain(o->command, "there is too little memory for a KV cache; say how long it may be: --ctx N");
+            return nef_complain(o->command,
+                                "there is too little memory for a KV cache; say how long it may be: --ctx N");
     }
-    /* Pages are touched on demand. All slots may be full at once only where memory allows it; else the engine lets some wait. */
+    /* Pages are touched on demand. All slots may be full at once only where memory allows it; else the engine lets some
+     * wait. */
     whole = position * (((uint64_t)s->context + NEF_KV_TILE - 1) / NEF_KV_TILE * NEF_KV_TILE);
     err = nef_engine_start(&(struct nef_engine_options){
                                .model = s->model,

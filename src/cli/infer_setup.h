@@ -38,14 +38,16 @@ int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *
 void nef_infer_done(struct nef_infer_setup *s); /* zeroed and half-built ones are fine */
 
 const char *nef_kv_type_name(enum nef_kv_type type);
-uint64_t nef_kv_position_bytes(const struct nef_model_config *config, enum nef_kv_type type); /* of one position, all layers */
+/* Of one position, all layers. */
+uint64_t nef_kv_position_bytes(const struct nef_model_config *config, enum nef_kv_type type);
 
 /* ---- infer_bench.c ---- */
 
 #define NEF_BENCH_REPEAT_MAX 64u
 
 struct nef_infer_bench_options {
-    const char *prefill, *depth; /* lists of numbers of tokens; NULL: none, but the presets of both where both are NULL */
+    /* lists of numbers of tokens; NULL: none, but the presets of both where both are NULL */
+    const char *prefill, *depth;
     uint32_t decode, repeat;     /* 0: presets */
     bool json;
 };

@@ -455,9 +455,9 @@ static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
     info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info != NULL)
         (void)shutdown(info->connect_fd, SHUT_RDWR);
-    /* A socket that had been reset while it was parked shows nothing more: told of an error, the library would leave the
-     * connection until it times out. Told of an end, it tries to write that and finds the socket closed; so does the client, who
-     * never sees an end. */
+    /* A socket that had been reset while it was parked shows nothing more: told of an error, the library would leave
+     * the connection until it times out. Told of an end, it tries to write that and finds the socket closed; so does
+     * the client, who never sees an end. */
     return r->endless ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
 }
 

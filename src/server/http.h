@@ -88,8 +88,8 @@ bool nef_http_headers_too_large(const struct nef_http_request *r);
 
 void nef_http_ref(struct nef_http_request *r);
 void nef_http_unref(struct nef_http_request *r);
-/* The client closed its connection, or its half of it. In the listener's thread (the handler's calls, a stream's read): a
- * parked connection isn't watched, so who wants to know is woken from time to time and asks. */
+/* The client closed its connection, or its half of it. In the listener's thread (the handler's calls, a stream's read):
+ * a parked connection isn't watched, so who wants to know is woken from time to time and asks. */
 bool nef_http_gone(const struct nef_http_request *r);
 /* Any thread that holds a reference. */
 void nef_http_wake(struct nef_http_request *r);

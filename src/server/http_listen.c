@@ -1,8 +1,8 @@
 /* Where a listener listens: a TCP address, or a file of the system (a Unix socket). And the files of its certificate.
  *
- * A Unix socket's file stays behind when a process is killed. It is replaced if nobody answers on it, and taken away when the
- * listener stops; one on which somebody listens is "in use". Group and owner may connect, others may not: who may
- * reach the directory decides the rest. */
+ * A Unix socket's file stays behind when a process is killed. It is replaced if nobody answers on it, and taken away
+ * when the listener stops; one on which somebody listens is "in use". Group and owner may connect, others may not: who
+ * may reach the directory decides the rest. */
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>

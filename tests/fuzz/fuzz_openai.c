@@ -1,6 +1,6 @@
-/* Fuzz target: bodies of requests to the inference API. The first byte says to which endpoint. Whatever is refused must say why in
- * an error object that is JSON; whatever is taken keeps within its limits, and its stop strings are then looked for in the body
- * itself, whole and byte by byte, with the same result. */
+/* Fuzz target: bodies of requests to the inference API. The first byte says to which endpoint. Whatever is refused must
+ * say why in an error object that is JSON; whatever is taken keeps within its limits, and its stop strings are then
+ * looked for in the body itself, whole and byte by byte, with the same result. */
 #include <jansson.h>
 #include <stdint.h>
 #include <stdlib.h>

@@ -18,14 +18,16 @@ def s():
         yield server
 
 
-PROMPTS = ["Hello", "The ship is tossed by the waves and never sunk.", "a", "1 2 3 4 5 6 7 8 9", "Fluctuat nec mergitur\n" * 12,
+PROMPTS = ["Hello", "The ship is tossed by the waves and never sunk.", "a", "1 2 3 4 5 6 7 8 9",
+           "Fluctuat nec mergitur\n" * 12,
            "\u00e9t\u00e9 \u4f60\u597d", "x" * 200, "Once upon a time, in a harbour by the sea, " * 9]
 LONG = "A prefix that many requests share. " * 14
 
 
 def body(i, **more):
     """Greedy ones and seeded ones, all different."""
-    b = {"prompt": PROMPTS[i % len(PROMPTS)], "max_tokens": 24 + 3 * (i % 5), "ignore_eos": True, "return_token_ids": True}
+    b = {"prompt": PROMPTS[i % len(PROMPTS)], "max_tokens": 24 + 3 * (i % 5), "ignore_eos": True,
+         "return_token_ids": True}
     b.update({"temperature": 0} if i % 2 == 0 else {"temperature": 1, "top_k": 0, "top_p": 1, "min_p": 0, "seed": i})
     return {**b, **more}
 
@@ -67,7 +69,8 @@ def test_together_as_alone(s, alone):
 
 @pytest.mark.parametrize("kernels,threads", [("scalar", 1), ("avx2", 2), ("avx512", 3)])
 def test_other_kernels_and_threads_as_well(alone, kernels, threads):
-    probe = subprocess.run([NEF, "infer", "--bench", os.path.join(MODELS, "nothing.gguf")], capture_output=True, text=True,
+    probe = subprocess.run([NEF, "infer", "--bench", os.path.join(MODELS, "nothing.gguf")], capture_output=True,
+                           text=True,
                            env={**os.environ, "NEF_KERNELS": kernels}, timeout=60)
     if probe.returncode == 2:
         assert "NEF_KERNELS" in probe.stderr, probe.stderr
@@ -80,7 +83,8 @@ def test_other_kernels_and_threads_as_well(alone, kernels, threads):
 
 def test_many_prompts_in_one_request(s, alone):
     greedy = [i for i in range(16) if i % 2 == 0][:4]
-    a = s.complete([body(i)["prompt"] for i in greedy], temperature=0, max_tokens=24, ignore_eos=True, return_token_ids=True)
+    a = s.complete([body(i)["prompt"] for i in greedy], temperature=0, max_tokens=24, ignore_eos=True,
+                   return_token_ids=True)
     assert [c["token_ids"] for c in a["choices"]] == [ids(alone[i])[:24] for i in greedy]
 
 
@@ -135,7 +139,8 @@ def test_stop_strings_across_tokens(s):
 def test_streamed_text_is_the_whole_text(s):
     """Random bytes make broken characters: none is ever split over two events (lib/infer.py decodes each by itself)."""
     for seed in range(12):
-        b = {"prompt": "\u4f60\u597d", "temperature": 2, "top_k": 0, "top_p": 1, "seed": seed, "max_tokens": 50, "ignore_eos": True}
+        b = {"prompt": "\u4f60\u597d", "temperature": 2, "top_k": 0, "top_p": 1, "seed": seed, "max_tokens": 50,
+             "ignore_eos": True}
         got = "".join(e["choices"][0]["text"] for e in s.stream("/v1/completions", b))
         assert got == s.complete(**b)["choices"][0]["text"]
 
@@ -148,11 +153,13 @@ def test_token_ids_in_and_out(s):
     assert by_text["choices"][0]["prompt_token_ids"] == tokens
     assert ids(by_text) == ids(by_ids)
     pieces = s.call("/tokenize", {"content": "\u4f60", "with_pieces": True})[2]["tokens"]
-    assert b"".join(p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in pieces) == "\u4f60".encode()
+    raw = (p["piece"].encode() if isinstance(p["piece"], str) else bytes(p["piece"]) for p in pieces)
+    assert b"".join(raw) == "\u4f60".encode()
 
 
 def test_chat(s):
-    b = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}], "temperature": 0,
+    b = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+         "temperature": 0,
          "max_tokens": 30, "chat_template_kwargs": {"enable_thinking": False}}
     status, headers, a = s.call("/v1/chat/completions", dict(b, return_token_ids=True))
     assert status == 200, a
@@ -163,7 +170,8 @@ def test_chat(s):
     assert a["usage"]["prompt_tokens"] == len(a["prompt_token_ids"])
     events = list(s.stream("/v1/chat/completions", dict(b, stream_options={"include_usage": True})))
     assert events[-1]["usage"]["completion_tokens"] == a["usage"]["completion_tokens"]
-    assert "".join(e["choices"][0]["delta"].get("content") or "" for e in events[:-1]) == a["choices"][0]["message"]["content"]
+    streamed = "".join(e["choices"][0]["delta"].get("content") or "" for e in events[:-1])
+    assert streamed == a["choices"][0]["message"]["content"]
 
 
 def test_refusals(s):
@@ -247,7 +255,8 @@ def test_clients_that_vanish():
 
 def test_drain_finishes_what_runs():
     with Infer("qwen3-nano-Q8_0") as server:
-        stream = server.stream("/v1/completions", {"prompt": "Hello", "max_tokens": 900, "ignore_eos": True, "temperature": 0})
+        stream = server.stream("/v1/completions", {"prompt": "Hello", "max_tokens": 900, "ignore_eos": True,
+                                                   "temperature": 0})
         text = next(stream)["choices"][0]["text"]
         server.process.terminate()
         rest = list(stream)
@@ -283,14 +292,16 @@ def test_wrong_usage_is_said(tmp_path):
 def test_bench_prints_its_figures():
     r = run("infer", "--bench", os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"))
     assert r.returncode == 0, r.stderr
-    for begin, rest in (("prefill 512", "tok/s"), ("prefill 2048", "tok/s"), ("decode 128", "tok/s"), ("decode", "at depth 2048"),
+    for begin, rest in (("prefill 512", "tok/s"), ("prefill 2048", "tok/s"), ("decode 128", "tok/s"),
+                        ("decode", "at depth 2048"),
                         ("memory limit", "GB/s"), ("arithmetic limit", "op/s")):
         assert any(t.startswith(begin) and rest in t for t in r.stdout.splitlines()), r.stdout
 
 
 def test_chat_in_a_pipe():
     def talk(text, *options):
-        return subprocess.run([NEF, "chat", "--model", os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"), "--ctx", "400", *options],
+        return subprocess.run([NEF, "chat", "--model", os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"), "--ctx", "400",
+                               *options],
                               input=text, capture_output=True, text=True, timeout=60)
     r = talk("/think off\n/temperature 0\nHello\n/stats\n/quit\nnever read\n")
     assert r.returncode == 0, r.stderr

@@ -1,4 +1,4 @@
-"""The openai package for JavaScript, unmodified, against nef infer and against the same server over a scripted engine."""
+"""The openai package for JavaScript, unmodified, against nef infer and the same server over a scripted engine."""
 import os
 import subprocess
 
@@ -13,7 +13,8 @@ def test_openai_package():
     try:
         port = fake.stdout.readline().split()[1]
         with Infer("qwen3-nano-Q8_0") as server:
-            env = dict(os.environ, BASE=server.url, FAKE="http://127.0.0.1:" + port, NO_PROXY="127.0.0.1", NODE_NO_WARNINGS="1")
+            env = dict(os.environ, BASE=server.url, FAKE="http://127.0.0.1:" + port, NO_PROXY="127.0.0.1",
+                       NODE_NO_WARNINGS="1")
             r = subprocess.run([NODE, "openai.mjs"], cwd=JS, env=env, capture_output=True, text=True, timeout=240)
             assert r.returncode == 0 and r.stdout.endswith("all passed\n"), r.stdout + r.stderr
     finally:

@@ -3,8 +3,8 @@
  *   token -> bytes -> whole UTF-8 characters -> stop strings -> released text
  *
  * What is kept is text and token ids, never more than the context allows, so a client that reads slowly costs that
- * much and slows nobody. A token's id is given out when all of its text was: whoever goes on elsewhere from the ids it saw, after a
- * broken stream, repeats exactly what was held back.
+ * much and slows nobody. A token's id is given out when all of its text was: whoever goes on elsewhere from the ids it
+ * saw, after a broken stream, repeats exactly what was held back.
  *
  * The lock guards everything; it is held for copies of a few bytes. */
 #ifndef NEF_INFER_API_ANSWER_H
@@ -49,12 +49,13 @@ NEF_MUST_CHECK nef_err nef_answer_init(struct nef_answer *a, const struct nef_to
                                        const struct nef_api_stop *stops, uint32_t stop_count, uint32_t tokens_max);
 void nef_answer_done(struct nef_answer *a); /* zeroed ones are fine */
 
-/* Engine's thread. False: the generation is to end (a stop string, or no memory). out_news: there is text or an id to be taken. */
+/* Engine's thread. False: the generation is to end (a stop string, or no memory). out_news: there is text or an id to
+ * be taken. */
 bool nef_answer_put(struct nef_answer *a, uint32_t token, bool *out_news);
 void nef_answer_finish(struct nef_answer *a, enum nef_finish finish, nef_err err, uint32_t cached);
 
-/* What is released and not yet taken is appended to TEXT (at most TEXT_MAX bytes, whole characters; at least one character) and
- * TOKENS (uint32_t each; may be NULL). */
+/* What is released and not yet taken is appended to TEXT (at most TEXT_MAX bytes, whole characters; at least one
+ * character) and TOKENS (uint32_t each; may be NULL). */
 struct nef_answer_state {
     bool finished; /* and everything was taken */
     enum nef_finish finish;

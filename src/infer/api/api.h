@@ -3,9 +3,9 @@
  *   POST /v1/chat/completions, /v1/completions     GET /v1/models, /v1/models/ID, /health
  *   POST /tokenize, /detokenize                    as llama.cpp's server has them
  *
- * docs/inference.md is what users read. A request's way: the listener's thread reads the body (call.c), a worker parses it,
- * renders and tokenizes the prompt and hands it to the engine (generate.c), the engine's thread puts tokens into an answer
- * (answer.c), and the listener's thread takes text out as the client reads (write.c).
+ * docs/inference.md is what users read. A request's way: the listener's thread reads the body (call.c), a worker parses
+ * it, renders and tokenizes the prompt and hands it to the engine (generate.c), the engine's thread puts tokens into an
+ * answer (answer.c), and the listener's thread takes text out as the client reads (write.c).
  *
  * Prompts and answers never reach a trace. There is no authentication: what listens for others than this machine's
  * users stands behind a gateway. */
@@ -40,7 +40,7 @@ struct nef_api_options {
     const char *kernels, *kv_type;
 };
 
-/* What Qwen publishes for a family (generation_config.json), the penalty aside; llama.cpp's presets for other models. */
+/* What Qwen publishes for a family (generation_config.json), the penalty aside; else llama.cpp's presets. */
 struct nef_sampling nef_api_sampling_of(enum nef_chat_family family);
 
 /* Errors: those of nef_http_start. */

@@ -1,8 +1,8 @@
 /* A request under way, for the files of this directory.
  *
- * Who touches a call: the listener's thread until `stage` is WORKING, then one worker until it is READY, then the listener's
- * thread again. The engine's thread touches only a run's answer and the counters. `lock` guards `cancelled` and the runs'
- * generations, which the ends of a connection and of the server meet. */
+ * Who touches a call: the listener's thread until `stage` is WORKING, then one worker until it is READY, then the
+ * listener's thread again. The engine's thread touches only a run's answer and the counters. `lock` guards `cancelled`
+ * and the runs' generations, which the ends of a connection and of the server meet. */
 #ifndef NEF_INFER_API_INTERNAL_H
 #define NEF_INFER_API_INTERNAL_H
 

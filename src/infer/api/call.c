@@ -123,7 +123,10 @@ void nef_api_random_hex(char out[NEF_API_RANDOM_HEX])
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* The target without its query, decoded; "" when it doesn't fit. */
@@ -165,8 +168,8 @@ static void take_request_id(struct call *c)
     (void)snprintf(c->request_id, sizeof(c->request_id), "req_%s", random);
 }
 
-/* Whose prefixes a request may share. Without a gateway: everybody's. With one: those of its salt; a request for which the
- * gateway set none shares with nobody, so that one forgotten header never mixes tenants. False: answered. */
+/* Whose prefixes a request may share. Without a gateway: everybody's. With one: those of its salt; a request for which
+ * the gateway set none shares with nobody, so that one forgotten header never mixes tenants. False: answered. */
 static bool take_salt(struct call *c)
 {
     const char *salt = nef_http_header(c->http, SALT_HEADER);
@@ -353,11 +356,13 @@ static void trace_end(struct call *c, bool complete)
             first_us = (a->first_token_ns - c->start_ns) / 1000;
         (void)pthread_mutex_unlock(&a->lock);
     }
-    nef_trace(NEF_TRACE_INFO, "request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path, "u:status",
-              (uint64_t)c->status, "s:end",
-              c->stream_failed ? "failed" : complete ? "complete" : "client left", "u:prompt", usage.prompt, "u:cached",
-              usage.cached, "u:completion", usage.completion, "u:first_us", first_us, "u:us",
-              (nef_now_ns() - c->start_ns) / 1000, NULL);
+    nef_trace(NEF_TRACE_INFO, "request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path,
+              "u:status", (uint64_t)c->status, "s:end",
+              c->stream_failed ? "failed"
+              : complete       ? "complete"
+                               : "client left",
+              "u:prompt", usage.prompt, "u:cached", usage.cached, "u:completion", usage.completion, "u:first_us",
+              first_us, "u:us", (nef_now_ns() - c->start_ns) / 1000, NULL);
 }
 
 static void on_closed(void *context, bool complete)

@@ -46,8 +46,8 @@ static void piece_of(const struct nef_tokenizer *t, uint32_t token, struct nef_b
 }
 
 /* Tokens of a text, with the beginning-of-text token where asked for and the model has one. */
-static nef_err tokens_of(const struct nef_tokenizer *t, const char *text, size_t bytes, bool add_special, bool parse_special,
-                         uint32_t **out_tokens, uint32_t *out_count)
+static nef_err tokens_of(const struct nef_tokenizer *t, const char *text, size_t bytes, bool add_special,
+                         bool parse_special, uint32_t **out_tokens, uint32_t *out_count)
 {
     uint32_t bos = add_special ? nef_tokenizer_bos(t) : NEF_NO_TOKEN;
     uint32_t *tokens = NULL, *grown;
@@ -76,7 +76,8 @@ static bool tokenize(struct call *c, const struct nef_api_request *r)
 {
     const struct nef_tokenizer *t = c->api->options.tokenizer;
     uint32_t *tokens = NULL, count = 0;
-    nef_err err = tokens_of(t, r->prompts[0].text, r->prompts[0].bytes, r->add_special, r->parse_special, &tokens, &count);
+    nef_err err =
+        tokens_of(t, r->prompts[0].text, r->prompts[0].bytes, r->add_special, r->parse_special, &tokens, &count);
 
     if (err != NEF_OK)
         return refuse_err(c, err);
@@ -155,12 +156,13 @@ static bool render_chat(struct call *c, const struct nef_api_request *r, char **
     if (err == NEF_E_NOMEM)
         return refuse_err(c, err);
     if (err != NEF_OK)
-        return nef_api_fail(&c->error, 400, err == NEF_E_UNSUPPORTED ? "unsupported_value" : "invalid_value", "messages",
-                            "%s", why[0] != '\0' ? why : nef_err_text(err));
+        return nef_api_fail(&c->error, 400, err == NEF_E_UNSUPPORTED ? "unsupported_value" : "invalid_value",
+                            "messages", "%s", why[0] != '\0' ? why : nef_err_text(err));
     return true;
 }
 
-/* Does the answer begin inside a <think> block, or with one? A final message that is continued may have been left in one. */
+/* Does the answer begin inside a <think> block, or with one? A final message that is continued may have been left in
+ * one. */
 static bool begins_thinking(const struct nef_api_request *r, const char *text, size_t bytes)
 {
     static const char open[] = "<think>", close[] = "</think>";
@@ -356,7 +358,8 @@ void nef_api_work(struct call *c)
 {
     const struct nef_api_options *o = &c->api->options;
     struct nef_api_request r = {0};
-    bool good = nef_api_request_parse(c->route->kind, c->body.data, c->body.bytes, &o->sampling, o->vocab, &r, &c->error);
+    bool good =
+        nef_api_request_parse(c->route->kind, c->body.data, c->body.bytes, &o->sampling, o->vocab, &r, &c->error);
 
     nef_buf_free(&c->body);
     if (good && r.model != NULL && strcmp(r.model, o->alias) != 0)

@@ -49,8 +49,8 @@ void nef_api_model(struct call *c)
     if (strcmp(name, c->api->options.alias) != 0) {
         struct nef_api_error error;
 
-        (void)nef_api_fail(&error, 404, "model_not_found", "model", "There is no such model here; this server has '%s'.",
-                           c->api->options.alias);
+        (void)nef_api_fail(&error, 404, "model_not_found", "model",
+                           "There is no such model here; this server has '%s'.", c->api->options.alias);
         nef_api_answer_error(c, &error);
         return;
     }

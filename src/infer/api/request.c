@@ -1,5 +1,5 @@
-/* Requests; see request.h. One table has every field that is known, with the endpoints that take it and the function that
- * does. A new field also goes into docs/inference.md. */
+/* Requests; see request.h. One table has every field that is known, with the endpoints that take it and the function
+ * that does. A new field also goes into docs/inference.md. */
 #include "infer/api/request.h"
 #include <float.h>
 #include <stdarg.h>
@@ -30,7 +30,8 @@ struct field {
     size_t offset; /* of a bool of the request */
 };
 
-bool nef_api_fail(struct nef_api_error *e, unsigned status, const char *code, const char *param, const char *format, ...)
+bool nef_api_fail(struct nef_api_error *e, unsigned status, const char *code, const char *param, const char *format,
+                  ...)
 {
     va_list args;
 
@@ -91,8 +92,8 @@ static bool take_model(struct parse *p, const struct field *f, const json_t *val
     return true;
 }
 
-static bool in_range(struct parse *p, const struct field *f, const json_t *value, double low, double high, const char *want,
-                     float *out)
+static bool in_range(struct parse *p, const struct field *f, const json_t *value, double low, double high,
+                     const char *want, float *out)
 {
     double number = json_number_value(value);
 

@@ -1,11 +1,11 @@
 /* Bodies of requests -> what is asked. PURE: bytes in, struct out.
  *
  * Nothing is ignored. A field that OpenAI's API doesn't have, or that isn't built here, is refused by its name; fields
- * that clients always send and that ask for nothing (`user`, `metadata`, penalties of 0, `n: 1`, ...) are taken. null is
- * the same as absent. docs/inference.md has the table.
+ * that clients always send and that ask for nothing (`user`, `metadata`, penalties of 0, `n: 1`, ...) are taken. null
+ * is the same as absent. docs/inference.md has the table.
  *
- * A hostile body costs time linear in its size and memory in its limits: values are counted before they are parsed, since
- * a parsed "[]" takes fifty times its bytes.
+ * A hostile body costs time linear in its size and memory in its limits: values are counted before they are parsed,
+ * since a parsed "[]" takes fifty times its bytes.
  *
  * Not here: what messages mean (text/chat.h), token ids of text, sampling defaults of a model. */
 #ifndef NEF_INFER_API_REQUEST_H
@@ -30,8 +30,8 @@ struct nef_api_error {
     char message[NEF_API_MESSAGE_MAX];
 };
 /* Fills E and returns false, for `return nef_api_fail(...)`. Type follows from the status. code, param: may be "". */
-bool nef_api_fail(struct nef_api_error *e, unsigned status, const char *code, const char *param, const char *format, ...)
-    NEF_PRINTF(5, 6);
+bool nef_api_fail(struct nef_api_error *e, unsigned status, const char *code, const char *param, const char *format,
+                  ...) NEF_PRINTF(5, 6);
 
 struct nef_api_prompt {
     const char *text; /* borrowed from the body; NULL: ids */
@@ -66,8 +66,8 @@ struct nef_api_request {
     uint32_t stop_count;
 };
 
-/* sampling: what holds where the body is silent. vocab: ids must be below it. False: out_error says why, and nothing is to be
- * freed. */
+/* sampling: what holds where the body is silent. vocab: ids must be below it. False: out_error says why, and nothing is
+ * to be freed. */
 NEF_MUST_CHECK bool nef_api_request_parse(enum nef_api_kind kind, const void *body, size_t bytes,
                                           const struct nef_sampling *presets, uint32_t vocab,
                                           struct nef_api_request *out_request, struct nef_api_error *out_error);

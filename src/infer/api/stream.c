@@ -23,7 +23,8 @@ static void failure_of(const struct nef_answer_state *state, struct nef_api_erro
     if (state->finish == NEF_FINISH_CANCELLED)
         (void)nef_api_fail(out, 503, "cancelled", "", "The server is stopping.");
     else
-        (void)nef_api_fail(out, 500, nef_err_name(state->err), "", "The generation failed: %s.", nef_err_text(state->err));
+        (void)nef_api_fail(out, 500, nef_err_name(state->err), "", "The generation failed: %s.",
+                           nef_err_text(state->err));
 }
 
 /* Moves what there is of a run to its choice. False: the run failed; state says how. */
@@ -33,10 +34,10 @@ static bool advance(struct call *c, struct run *run, size_t text_max)
     nef_err err;
 
     nef_answer_take(&run->answer, text_max, &text, &ids, &run->state);
-    err = text.failed || ids.failed
-              ? NEF_E_NOMEM
-              : nef_choice_take(run->choice, (const char *)text.data, text.bytes, (const uint32_t *)(const void *)ids.data,
-                                (uint32_t)(ids.bytes / sizeof(uint32_t)), &c->pending);
+    err = text.failed || ids.failed ? NEF_E_NOMEM
+                                    : nef_choice_take(run->choice, (const char *)text.data, text.bytes,
+                                                      (const uint32_t *)(const void *)ids.data,
+                                                      (uint32_t)(ids.bytes / sizeof(uint32_t)), &c->pending);
     nef_buf_free(&text);
     nef_buf_free(&ids);
     if (err == NEF_OK && run->state.finished) {

@@ -39,7 +39,8 @@ void nef_choice_begin(struct nef_choice *c, struct nef_buf *out);
 /* text: whole characters. Errors: NEF_E_NOMEM (of OUT: see its failed). */
 NEF_MUST_CHECK nef_err nef_choice_take(struct nef_choice *c, const char *text, size_t bytes, const uint32_t *ids,
                                        uint32_t id_count, struct nef_buf *out);
-/* finish: STOP or LENGTH. Streaming: flushes, and the chunk with the finish_reason. Whole: what nef_write_whole then writes. */
+/* finish: STOP or LENGTH. Streaming: flushes, and the chunk with the finish_reason. Whole: what nef_write_whole then
+ * writes. */
 NEF_MUST_CHECK nef_err nef_choice_end(struct nef_choice *c, enum nef_finish finish, struct nef_buf *out);
 
 /* Streaming: the chunk with the usage, and "data: [DONE]". */

@@ -31,7 +31,8 @@ class Infer:
         self.log_file = tempfile.NamedTemporaryFile("r", prefix="nef-infer-", suffix=".log")
         self.unix = listen[5:] if listen.startswith("unix:") else None
         self.process = subprocess.Popen(
-            [NEF, "infer", "--model", os.path.join(MODELS, model + ".gguf"), "--listen", listen, "--threads", "2", *options],
+            [NEF, "infer", "--model", os.path.join(MODELS, model + ".gguf"), "--listen", listen, "--threads", "2",
+             *options],
             stderr=open(self.log_file.name, "w"), env={**os.environ, **(env or {})})
         while True:
             started = self.events("infer_started")
@@ -67,7 +68,8 @@ class Infer:
         assert code == 0, (code, self.log()[-2000:])
 
     def connect(self):
-        return UnixConnection(self.unix) if self.unix else http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
+        return UnixConnection(self.unix) if self.unix else http.client.HTTPConnection("127.0.0.1", self.port,
+                                                                                      timeout=120)
 
     def call(self, path, body=None, headers=None, method=None):
         """(status, headers, JSON)"""

@@ -14,7 +14,8 @@
 static struct nef_tokenizer *tokenizer;
 
 /* The text that is left of TEXT given in pieces of STEP bytes; *out_stopped. */
-static void through(const struct nef_api_stop *stops, uint32_t count, const char *text, size_t step, char *out, bool *out_stopped)
+static void through(const struct nef_api_stop *stops, uint32_t count, const char *text, size_t step, char *out,
+                    bool *out_stopped)
 {
     struct nef_stop *stop;
     size_t bytes = strlen(text), seen = 0, released = 0;
@@ -71,7 +72,8 @@ static void stops_do_not_depend_on_borders(void **state)
     }
 }
 
-static void take(struct nef_answer *a, size_t max, const char *want_text, uint32_t want_ids, struct nef_answer_state *state)
+static void take(struct nef_answer *a, size_t max, const char *want_text, uint32_t want_ids,
+                 struct nef_answer_state *state)
 {
     struct nef_buf text = {0}, ids = {0};
 

@@ -37,7 +37,8 @@ class Server:
         self.port, self.unix = int(line.split()[1]), unix
 
     def connect(self):
-        return UnixConnection(self.unix) if self.unix else http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        return UnixConnection(self.unix) if self.unix else http.client.HTTPConnection("127.0.0.1", self.port,
+                                                                                      timeout=20)
 
     def call(self, method, path, body=None, headers=None, connection=None):
         """(status, headers, parsed JSON)"""
@@ -167,12 +168,14 @@ class Answers(Base):
         self.assertEqual(self.s.complete(say("b"), echo=True)["choices"][0]["text"], "say[[b]]b")
         self.assertEqual(self.s.complete(say("b"), echo=True, max_tokens=0)["choices"][0]["text"], "say[[b]]")
         self.assertEqual(self.s.complete(list(b"say[[b]]"), echo=True)["choices"][0]["text"], "say[[b]]b")
-        got = "".join(e["choices"][0]["text"] for e in self.s.stream("/v1/completions", {"prompt": say("b"), "echo": True})
+        got = "".join(e["choices"][0]["text"] for e in self.s.stream("/v1/completions", {"prompt": say("b"),
+                                                                                         "echo": True})
                       if e != "[DONE]")
         self.assertEqual(got, "say[[b]]b")
 
     def test_stream(self):
-        got = list(self.s.stream("/v1/completions", {"prompt": say("hello you"), "stream_options": {"include_usage": True},
+        got = list(self.s.stream("/v1/completions", {"prompt": say("hello you"),
+                                                     "stream_options": {"include_usage": True},
                                                      "return_token_ids": True}))
         self.assertEqual(got.pop(), "[DONE]")
         usage = got.pop()
@@ -181,12 +184,14 @@ class Answers(Base):
         self.assertEqual("".join(e["choices"][0]["text"] for e in got), "hello you")
         self.assertEqual([e["choices"][0]["finish_reason"] for e in got if e["choices"][0]["finish_reason"]], ["stop"])
         self.assertEqual(bytes(i for e in got for i in e["choices"][0]["token_ids"]), b"hello you")
-        self.assertEqual(bytes(i for e in got for i in e["choices"][0].get("prompt_token_ids", [])), b"say[[hello you]]")
+        self.assertEqual(bytes(i for e in got for i in e["choices"][0].get("prompt_token_ids", [])),
+                         b"say[[hello you]]")
         self.assertEqual(len({e["id"] for e in got}), 1)
 
     def test_first_text_comes_before_the_last(self):
         start = time.monotonic()
-        at = [time.monotonic() - start for _ in self.s.stream("/v1/completions", {"prompt": say("0123456789", "slow[[50]]")})]
+        at = [time.monotonic() - start for _ in self.s.stream("/v1/completions", {"prompt": say("0123456789",
+                                                                                                "slow[[50]]")})]
         self.assertLess(at[0], 0.3)
         self.assertGreater(at[-1], 0.45)
         self.assertGreater(len(at), 8)
@@ -270,12 +275,15 @@ class Answers(Base):
         self.assertIn("<tool_call>", a["choices"][0]["message"]["content"])
 
     def test_tokenize(self):
-        self.assertEqual(self.s.call("POST", "/tokenize", {"content": "h\u00e9"})[2], {"tokens": list("h\u00e9".encode())})
+        self.assertEqual(self.s.call("POST", "/tokenize", {"content": "h\u00e9"})[2],
+                         {"tokens": list("h\u00e9".encode())})
         self.assertEqual(self.s.call("POST", "/tokenize", {"content": "<|im_end|>"})[2], {"tokens": [257]})
-        self.assertEqual(len(self.s.call("POST", "/tokenize", {"content": "<|im_end|>", "parse_special": False})[2]["tokens"]), 10)
+        self.assertEqual(len(self.s.call("POST", "/tokenize", {"content": "<|im_end|>",
+                                                               "parse_special": False})[2]["tokens"]), 10)
         a = self.s.call("POST", "/tokenize", {"content": "h\u00e9", "with_pieces": True})[2]["tokens"]
         self.assertEqual(a, [{"id": 104, "piece": "h"}, {"id": 0xc3, "piece": [0xc3]}, {"id": 0xa9, "piece": [0xa9]}])
-        self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": list("h\u00e9".encode())})[2], {"content": "h\u00e9"})
+        self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": list("h\u00e9".encode())})[2],
+                         {"content": "h\u00e9"})
         self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": [104, 0xc3]})[2], {"content": "h\ufffd"})
         self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": []})[2], {"content": ""})
         self.assertEqual(self.s.call("POST", "/detokenize", {"tokens": [1 << 20]})[0], 400)
@@ -320,7 +328,8 @@ class Refusals(Base):
         self.assertEqual(c.getresponse().status, 413)
         c.close()
         c = self.s.connect()
-        c.request("POST", "/v1/completions", iter([b'{"prom', b'pt": "say[[chunks]]"}']), {"Transfer-Encoding": "chunked"},
+        c.request("POST", "/v1/completions", iter([b'{"prom', b'pt": "say[[chunks]]"}']),
+                  {"Transfer-Encoding": "chunked"},
                   encode_chunked=True)
         self.assertEqual(json.loads(c.getresponse().read())["choices"][0]["text"], "chunks")
         c.close()
@@ -336,7 +345,8 @@ class Refusals(Base):
         self.assertEqual(got[-1]["error"]["type"], "server_error")
 
     def test_request_id(self):
-        self.assertEqual(self.s.call("GET", "/v1/models", headers={"x-request-id": "my.id-1"})[1]["x-request-id"], "my.id-1")
+        self.assertEqual(self.s.call("GET", "/v1/models", headers={"x-request-id": "my.id-1"})[1]["x-request-id"],
+                         "my.id-1")
         for bad in ("a b", "x" * 65, "\u00e9"):
             got = self.s.call("GET", "/v1/models", headers={"x-request-id": bad.encode()})[1]["x-request-id"]
             self.assertRegex(got, "^req_[0-9a-f]{24}$")
@@ -397,7 +407,8 @@ class Crowds(Base):
         s = socket.socket()
         s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         s.connect(("127.0.0.1", self.s.port))
-        data = json.dumps({"prompt": say("0123456789" * 100, "endless[[]]"), "stream": True, "return_token_ids": True}).encode()
+        data = json.dumps({"prompt": say("0123456789" * 100, "endless[[]]"), "stream": True,
+                           "return_token_ids": True}).encode()
         s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
         time.sleep(1)         # the engine has made all of its 64,000 tokens
         for _ in range(20):
@@ -448,7 +459,8 @@ class Salts(Base):
         self.assertEqual(self.salt("tenant-a"), self.salt("tenant-a"))
         self.assertNotEqual(self.salt("tenant-a"), self.salt("tenant-b"))
         self.assertNotEqual(self.salt(None), self.salt(None))     # forgotten: shares with nobody
-        self.assertEqual(self.s.call("POST", "/v1/completions", {"prompt": "x"}, {"x-nef-cache-salt": "x" * 257})[0], 400)
+        self.assertEqual(self.s.call("POST", "/v1/completions", {"prompt": "x"}, {"x-nef-cache-salt": "x" * 257})[0],
+                         400)
 
 
 class Ends(unittest.TestCase):

@@ -2,10 +2,10 @@
  *
  *   fake_infer PORT|unix:PATH [SLOTS] [WAITING] [--trust-salt]
  *
- * prints "port N" and serves until SIGTERM, which drains. What a request's prompt has between "say[[" and "]]" is the answer, a
- * token a byte; the prompt may also hold "slow[[MS]]": milliseconds between tokens, "endless[[]]": the answer again and again,
- * "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "salt[[]]": the answer is the salt in hex.
- * Each generation has a thread; there are as many slots as said, and so many requests wait. */
+ * prints "port N" and serves until SIGTERM, which drains. What a request's prompt has between "say[[" and "]]" is the
+ * answer, a token a byte; the prompt may also hold "slow[[MS]]": milliseconds between tokens, "endless[[]]": the answer
+ * again and again, "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "salt[[]]": the answer
+ * is the salt in hex. Each generation has a thread; there are as many slots as said, and so many requests wait. */
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -23,10 +23,9 @@
 
 struct nef_engine {
     pthread_mutex_t lock;
-    pthread_cond_t free;
-    uint32_t slots, waiting_max, running, waiting;
+    uint32_t slots, waiting_max, running, admitted; /* admitted: those that wait, too */
 };
-static struct nef_engine engine = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 2, 4, 0, 0};
+static struct nef_engine engine = {PTHREAD_MUTEX_INITIALIZER, 2, 4, 0, 0};
 
 struct nef_generation {
     atomic_uint refs;
@@ -109,18 +108,17 @@ static void *run(void *context)
     struct nef_generation *n = context;
 
     (void)pthread_mutex_lock(&engine.lock);
-    engine.waiting++;
     while (engine.running == engine.slots && !atomic_load(&n->cancelled)) {
         (void)pthread_mutex_unlock(&engine.lock);
         (void)usleep(1000);
         (void)pthread_mutex_lock(&engine.lock);
     }
-    engine.waiting--;
     engine.running++;
     (void)pthread_mutex_unlock(&engine.lock);
     speak(n);
     (void)pthread_mutex_lock(&engine.lock);
     engine.running--;
+    engine.admitted--;
     (void)pthread_mutex_unlock(&engine.lock);
     nef_generation_unref(n);
     return NULL;
@@ -134,7 +132,8 @@ nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *g, 
     bool busy;
 
     (void)pthread_mutex_lock(&e->lock);
-    busy = e->running == e->slots && e->waiting >= e->waiting_max;
+    busy = e->admitted == e->slots + e->waiting_max;
+    e->admitted += !busy;
     (void)pthread_mutex_unlock(&e->lock);
     if (busy)
         return NEF_E_BUSY;
@@ -216,8 +215,10 @@ int main(int argc, char **argv)
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     nef_trace_setup(2, "fake", NEF_TRACE_INFO);
-    if (nef_api_start(&o, &api) != NEF_OK)
+    if (nef_api_start(&o, &api) != NEF_OK) {
+        nef_tokenizer_close(tokenizer);
         return 1;
+    }
     printf("port %u\n", nef_api_port(api));
     (void)fflush(stdout);
     (void)sigwait(&signals, &number);

@@ -49,13 +49,14 @@ static void everything_is_read(void **state)
     struct nef_api_error e;
 
     (void)state;
-    assert_true(parse(NEF_API_CHAT,
-                      "{\"model\": \"m\", \"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"max_tokens\": 7,"
-                      "\"max_completion_tokens\": 7, \"temperature\": 0, \"top_p\": 0.5, \"top_k\": -1, \"min_p\": 0.25,"
-                      "\"seed\": -1, \"stop\": [\"a\", \"bc\"], \"stream\": true, \"stream_options\": {\"include_usage\": true},"
-                      "\"return_token_ids\": true, \"ignore_eos\": true, \"chat_template_kwargs\": {\"enable_thinking\": false},"
-                      "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\"}}], \"tool_choice\": \"auto\"}",
-                      &r, &e));
+    assert_true(parse(
+        NEF_API_CHAT,
+        "{\"model\": \"m\", \"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"max_tokens\": 7,"
+        "\"max_completion_tokens\": 7, \"temperature\": 0, \"top_p\": 0.5, \"top_k\": -1, \"min_p\": 0.25,"
+        "\"seed\": -1, \"stop\": [\"a\", \"bc\"], \"stream\": true, \"stream_options\": {\"include_usage\": true},"
+        "\"return_token_ids\": true, \"ignore_eos\": true, \"chat_template_kwargs\": {\"enable_thinking\": false},"
+        "\"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\"}}], \"tool_choice\": \"auto\"}",
+        &r, &e));
     assert_string_equal(r.model, "m");
     assert_int_equal(json_array_size(r.messages), 1);
     assert_int_equal(r.tokens_max, 7);
@@ -64,7 +65,8 @@ static void everything_is_read(void **state)
     assert_true(r.sampling.seed == UINT64_MAX && r.seed_said);
     assert_int_equal(r.stop_count, 2);
     assert_int_equal(r.stops[1].bytes, 2);
-    assert_true(r.stream && r.include_usage && r.return_token_ids && r.ignore_eos && !r.enable_thinking && r.thinking_said);
+    assert_true(r.stream && r.include_usage && r.return_token_ids && r.ignore_eos && !r.enable_thinking &&
+                r.thinking_said);
     assert_non_null(r.tools);
     assert_true(r.add_generation_prompt && !r.continue_final_message);
     nef_api_request_free(&r);
@@ -92,9 +94,11 @@ static void everything_is_read(void **state)
     assert_int_equal(r.prompt_count, 1);
     nef_api_request_free(&r);
     /* "none": the model isn't told of tools */
-    assert_true(parse(NEF_API_CHAT,
-                      "{\"messages\": [{}], \"tool_choice\": \"none\", \"tools\": [{\"type\": \"function\", \"function\": "
-                      "{\"name\": \"f\"}}]}", &r, &e));
+    assert_true(
+        parse(NEF_API_CHAT,
+              "{\"messages\": [{}], \"tool_choice\": \"none\", \"tools\": [{\"type\": \"function\", \"function\": "
+              "{\"name\": \"f\"}}]}",
+              &r, &e));
     assert_null(r.tools);
     nef_api_request_free(&r);
     assert_true(parse(NEF_API_CHAT, "{\"messages\": [{}], \"continue_final_message\": true}", &r, &e));
@@ -107,22 +111,25 @@ static void everything_is_read(void **state)
 static void what_clients_always_send_is_taken(void **state)
 {
     (void)state;
-    taken(NEF_API_CHAT, "{" M ", \"user\": \"u\", \"metadata\": {\"a\": \"b\"}, \"store\": false, \"logprobs\": false, \"n\": 1,"
-                        "\"presence_penalty\": 0, \"frequency_penalty\": 0.0, \"logit_bias\": {}, \"top_logprobs\": 0,"
-                        "\"response_format\": {\"type\": \"text\"}, \"modalities\": [\"text\"], \"parallel_tool_calls\": true,"
-                        "\"service_tier\": \"auto\", \"safety_identifier\": \"s\", \"prompt_cache_key\": \"k\","
-                        "\"repetition_penalty\": 1.0}");
-    taken(NEF_API_COMPLETION, "{\"prompt\": \"x\", \"best_of\": 1, \"suffix\": \"\", \"logit_bias\": {}, \"n\": 1, \"user\": \"u\"}");
+    taken(NEF_API_CHAT,
+          "{" M ", \"user\": \"u\", \"metadata\": {\"a\": \"b\"}, \"store\": false, \"logprobs\": false, \"n\": 1,"
+          "\"presence_penalty\": 0, \"frequency_penalty\": 0.0, \"logit_bias\": {}, \"top_logprobs\": 0,"
+          "\"response_format\": {\"type\": \"text\"}, \"modalities\": [\"text\"], \"parallel_tool_calls\": true,"
+          "\"service_tier\": \"auto\", \"safety_identifier\": \"s\", \"prompt_cache_key\": \"k\","
+          "\"repetition_penalty\": 1.0}");
+    taken(NEF_API_COMPLETION,
+          "{\"prompt\": \"x\", \"best_of\": 1, \"suffix\": \"\", \"logit_bias\": {}, \"n\": 1, \"user\": \"u\"}");
     /* null is absent, of what isn't supported too */
-    taken(NEF_API_CHAT, "{" M ", \"stop\": null, \"temperature\": null, \"tools\": null, \"functions\": null, \"audio\": null,"
-                        "\"reasoning_effort\": null, \"stream_options\": null, \"max_tokens\": null, \"response_format\": null}");
+    taken(NEF_API_CHAT,
+          "{" M ", \"stop\": null, \"temperature\": null, \"tools\": null, \"functions\": null, \"audio\": null,"
+          "\"reasoning_effort\": null, \"stream_options\": null, \"max_tokens\": null, \"response_format\": null}");
     taken(NEF_API_COMPLETION, "{\"prompt\": \"x\", \"logprobs\": null}");
 }
 
 static void what_is_not_done_is_named(void **state)
 {
-    static const char *const chat[] = {"reasoning_effort", "functions", "function_call", "audio", "prediction", "verbosity",
-                                       "web_search_options", "prompt_cache_retention"};
+    static const char *const chat[] = {"reasoning_effort", "functions", "function_call",      "audio",
+                                       "prediction",       "verbosity", "web_search_options", "prompt_cache_retention"};
     char body[256];
 
     (void)state;
@@ -137,14 +144,17 @@ static void what_is_not_done_is_named(void **state)
     refused(NEF_API_CHAT, "{" M ", \"store\": true}", "store", "unsupported_parameter");
     refused(NEF_API_CHAT, "{" M ", \"parallel_tool_calls\": false}", "parallel_tool_calls", "unsupported_parameter");
     refused(NEF_API_CHAT, "{" M ", \"service_tier\": \"flex\"}", "service_tier", "unsupported_parameter");
-    refused(NEF_API_CHAT, "{" M ", \"response_format\": {\"type\": \"json_object\"}}", "response_format", "unsupported_parameter");
+    refused(NEF_API_CHAT, "{" M ", \"response_format\": {\"type\": \"json_object\"}}", "response_format",
+            "unsupported_parameter");
     refused(NEF_API_CHAT, "{" M ", \"tool_choice\": \"required\"}", "tool_choice", "unsupported_parameter");
     refused(NEF_API_CHAT, "{" M ", \"tool_choice\": {\"type\": \"function\"}}", "tool_choice", "unsupported_parameter");
-    refused(NEF_API_CHAT, "{" M ", \"chat_template_kwargs\": {\"x\": 1}}", "chat_template_kwargs", "unsupported_parameter");
-    refused(NEF_API_CHAT, "{" M ", \"stream\": true, \"stream_options\": {\"x\": 1}}", "stream_options", "unsupported_parameter");
-    refused(NEF_API_CHAT,
-            "{" M ", \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"strict\": true}}]}", "tools",
+    refused(NEF_API_CHAT, "{" M ", \"chat_template_kwargs\": {\"x\": 1}}", "chat_template_kwargs",
             "unsupported_parameter");
+    refused(NEF_API_CHAT, "{" M ", \"stream\": true, \"stream_options\": {\"x\": 1}}", "stream_options",
+            "unsupported_parameter");
+    refused(NEF_API_CHAT,
+            "{" M ", \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"strict\": true}}]}",
+            "tools", "unsupported_parameter");
     refused(NEF_API_COMPLETION, "{\"prompt\": \"x\", \"logprobs\": 0}", "logprobs", "unsupported_parameter");
     refused(NEF_API_COMPLETION, "{\"prompt\": \"x\", \"suffix\": \"y\"}", "suffix", "unsupported_parameter");
     refused(NEF_API_COMPLETION, "{\"prompt\": \"x\", \"best_of\": 2}", "best_of", "unsupported_parameter");
@@ -167,16 +177,19 @@ static void wrong_values_are_named(void **state)
     refused(NEF_API_CHAT, "{" M ", \"top_k\": -2}", "top_k", "invalid_value");
     refused(NEF_API_CHAT, "{" M ", \"seed\": \"x\"}", "seed", "invalid_type");
     refused(NEF_API_CHAT, "{" M ", \"max_tokens\": 0}", "max_tokens", "invalid_value");
-    refused(NEF_API_CHAT, "{" M ", \"max_tokens\": 1, \"max_completion_tokens\": 2}", "max_completion_tokens", "invalid_value");
+    refused(NEF_API_CHAT, "{" M ", \"max_tokens\": 1, \"max_completion_tokens\": 2}", "max_completion_tokens",
+            "invalid_value");
     refused(NEF_API_CHAT, "{" M ", \"stop\": [\"\"]}", "stop", "invalid_value");
     refused(NEF_API_CHAT, "{" M ", \"stop\": [1]}", "stop", "invalid_type");
-    refused(NEF_API_CHAT, "{" M ", \"stop\": [\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
-                          "\"13\",\"14\",\"15\",\"16\",\"17\"]}", "stop", "invalid_value");
+    refused(NEF_API_CHAT,
+            "{" M ", \"stop\": [\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\",\"10\",\"11\",\"12\","
+            "\"13\",\"14\",\"15\",\"16\",\"17\"]}",
+            "stop", "invalid_value");
     refused(NEF_API_CHAT, "{" M ", \"stream\": 1}", "stream", "invalid_type");
     refused(NEF_API_CHAT, "{" M ", \"stream_options\": {\"include_usage\": true}}", "stream_options", "invalid_value");
     refused(NEF_API_CHAT, "{" M ", \"tools\": [{\"type\": \"function\"}]}", "tools", "invalid_value");
-    refused(NEF_API_CHAT, "{" M ", \"continue_final_message\": true, \"add_generation_prompt\": true}", "continue_final_message",
-            "invalid_value");
+    refused(NEF_API_CHAT, "{" M ", \"continue_final_message\": true, \"add_generation_prompt\": true}",
+            "continue_final_message", "invalid_value");
     refused(NEF_API_CHAT, "{\"messages\": []}", "messages", "invalid_type");
     refused(NEF_API_CHAT, "{}", "messages", "missing_required_parameter");
     refused(NEF_API_COMPLETION, "{}", "prompt", "missing_required_parameter");

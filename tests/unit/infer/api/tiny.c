@@ -53,7 +53,8 @@ struct nef_tokenizer *tiny_tokenizer(enum nef_chat_family *family)
     fixture_array(&f, "tokenizer.ggml.token_type", NEF_GGUF_I32, TINY_VOCAB);
     for (unsigned i = 0; i < TINY_VOCAB; i++)
         nef_buf_u32(&f.values, i >= TINY_IM_START && i <= TINY_ENDOFTEXT ? 3 : 1);
-    fixture_array(&f, "tokenizer.ggml.merges", NEF_GGUF_STRING, 1); /* some merge there must be: of bytes that no test says */
+    fixture_array(&f, "tokenizer.ggml.merges", NEF_GGUF_STRING,
+                  1); /* some merge there must be: of bytes that no test says */
     fixture_string(&f.values, "\u0101 \u0102", 5);
     fixture_u32(&f, "tokenizer.ggml.eos_token_id", TINY_IM_END);
     file = fixture_end(&f, &bytes);

@@ -1,4 +1,5 @@
-/* A tokenizer with a token for each byte, and some specials; a template of Qwen3. For tests that script what a model says. */
+/* A tokenizer with a token for each byte, and some specials; a template of Qwen3. For tests that script what a model
+ * says. */
 #ifndef TINY_H
 #define TINY_H
 

@@ -14,8 +14,14 @@
 
 static struct nef_write write_of(bool stream, bool tools, bool thinking)
 {
-    return (struct nef_write){.kind = NEF_API_CHAT, .id = "chatcmpl-0123456789abcdef", .created = 1700000000, .model = "m\"1",
-                              .fingerprint = "f", .stream = stream, .tools = tools, .thinking = thinking};
+    return (struct nef_write){.kind = NEF_API_CHAT,
+                              .id = "chatcmpl-0123456789abcdef",
+                              .created = 1700000000,
+                              .model = "m\"1",
+                              .fingerprint = "f",
+                              .stream = stream,
+                              .tools = tools,
+                              .thinking = thinking};
 }
 
 /* What a client has put together. */
@@ -41,8 +47,10 @@ static void follow_call(struct seen *s, const json_t *call)
     if (json_object_get(call, "id") != NULL) {
         assert_int_equal(index, json_array_size(s->calls)); /* told once, in order */
         assert_string_equal(json_string_value(json_object_get(call, "type")), "function");
-        assert_int_equal(json_array_append_new(s->calls, json_pack("{s:O, s:O, s:s}", "id", json_object_get(call, "id"), "name",
-                                                                   json_object_get(function, "name"), "arguments", "")), 0);
+        assert_int_equal(
+            json_array_append_new(s->calls, json_pack("{s:O, s:O, s:s}", "id", json_object_get(call, "id"), "name",
+                                                      json_object_get(function, "name"), "arguments", "")),
+            0);
     }
     known = json_array_get(s->calls, index);
     assert_non_null(known);
@@ -117,9 +125,10 @@ static void say(struct nef_choice *c, const char *text, size_t step, enum nef_fi
     assert_int_equal(nef_choice_end(c, finish, out), NEF_OK);
 }
 
-static const char two_calls[] = "<think>\nLet me look.\n</think>\n\nI look it up.\n"
-                                "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 2}}\n</tool_call>\n"
-                                "<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>";
+static const char two_calls[] =
+    "<think>\nLet me look.\n</think>\n\nI look it up.\n"
+    "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Paris\", \"days\": 2}}\n</tool_call>\n"
+    "<tool_call>\n{\"name\": \"time\", \"arguments\": {}}\n</tool_call>";
 
 static void streamed_tool_calls(void **state)
 {
@@ -187,7 +196,8 @@ static void whole_tool_calls(void **state)
 {
     struct nef_write w = write_of(false, true, true);
     json_t *root = whole(&w, two_calls, 3, NEF_FINISH_STOP);
-    const json_t *message = json_object_get(choice_of(root), "message"), *calls = json_object_get(message, "tool_calls"), *usage;
+    const json_t *message = json_object_get(choice_of(root), "message"),
+                 *calls = json_object_get(message, "tool_calls"), *usage;
 
     (void)state;
     assert_string_equal(text_of(message, "role"), "assistant");
@@ -199,11 +209,13 @@ static void whole_tool_calls(void **state)
     assert_string_equal(text_of(choice_of(root), "finish_reason"), "tool_calls");
     usage = json_object_get(root, "usage");
     assert_int_equal(json_integer_value(json_object_get(usage, "total_tokens")), 15);
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens")), 4);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens")), 4);
     assert_null(json_object_get(root, "prompt_token_ids"));
     json_decref(root);
     /* a call and nothing else: no content */
-    root = whole(&w, "<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", 5, NEF_FINISH_STOP);
+    root = whole(&w, "<think>\n\n</think>\n\n<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", 5,
+                 NEF_FINISH_STOP);
     message = json_object_get(choice_of(root), "message");
     assert_true(json_is_null(json_object_get(message, "content")));
     assert_int_equal(json_array_size(json_object_get(message, "tool_calls")), 1);
@@ -294,21 +306,27 @@ static void errors(void **state)
     (void)state;
     assert_false(nef_api_fail(&e, 400, "invalid_value", "a\"b", "say %s", "\"x\""));
     nef_write_error(&e, &out);
-    assert_string_equal(nef_buf_cstr(&out), "{\"error\":{\"message\":\"say \\\"x\\\"\",\"type\":\"invalid_request_error\",\"param\":"
-                                            "\"a\\\"b\",\"code\":\"invalid_value\"}}");
+    assert_string_equal(nef_buf_cstr(&out),
+                        "{\"error\":{\"message\":\"say \\\"x\\\"\",\"type\":\"invalid_request_error\",\"param\":"
+                        "\"a\\\"b\",\"code\":\"invalid_value\"}}");
     nef_buf_reset(&out);
     assert_false(nef_api_fail(&e, 429, "", "", "later"));
     nef_write_error_chunk(&e, &out);
-    assert_string_equal(nef_buf_cstr(&out), "data: {\"error\":{\"message\":\"later\",\"type\":\"rate_limit_error\",\"param\":null,"
-                                            "\"code\":null}}\n\n");
+    assert_string_equal(nef_buf_cstr(&out),
+                        "data: {\"error\":{\"message\":\"later\",\"type\":\"rate_limit_error\",\"param\":null,"
+                        "\"code\":null}}\n\n");
     nef_buf_free(&out);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(streamed_tool_calls), cmocka_unit_test(whole_tool_calls), cmocka_unit_test(a_malformed_call_is_content),
-        cmocka_unit_test(token_ids),           cmocka_unit_test(json_texts),       cmocka_unit_test(errors),
+        cmocka_unit_test(streamed_tool_calls),
+        cmocka_unit_test(whole_tool_calls),
+        cmocka_unit_test(a_malformed_call_is_content),
+        cmocka_unit_test(token_ids),
+        cmocka_unit_test(json_texts),
+        cmocka_unit_test(errors),
     };
 
     return cmocka_run_group_tests_name("write", tests, NULL, NULL);
