@@ -4,16 +4,12 @@
 #define NEF_S3_HTTP_H
 
 #include <stddef.h>
-
-struct nef_s3_header {
-    const char *name; /* any case */
-    const char *value;
-};
+#include "http/field.h"
 
 struct nef_s3_http {
     const char *method; /* "GET" */
     const char *target; /* raw request target: "/bucket/key?x=1", or absolute-form */
-    const struct nef_s3_header *headers; /* in order of arrival, repeated ones apart */
+    const struct nef_http_field *headers; /* in order of arrival, repeated ones apart */
     size_t header_count;
 };
 

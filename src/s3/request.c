@@ -21,7 +21,7 @@ static nef_err reserve(struct nef_s3_parser *p, size_t *out_meta)
     if (target > NEF_TARGET_MAX)
         return nef_s3_refuse(p->why, NEF_S3_INVALID_URI, NULL);
     for (size_t i = 0; i < p->http->header_count; i++) {
-        const struct nef_s3_header *h = &p->http->headers[i];
+        const struct nef_http_field *h = &p->http->headers[i];
 
         headers += strlen(h->name) + strlen(h->value) + 4;
         if (strncasecmp(h->name, "x-amz-meta-", 11) == 0)

@@ -274,7 +274,7 @@ static nef_err parse_meta(struct nef_s3_parser *p)
     size_t total = 0, count = 0;
 
     for (size_t i = 0; i < p->http->header_count; i++) {
-        const struct nef_s3_header *h = &p->http->headers[i];
+        const struct nef_http_field *h = &p->http->headers[i];
         struct nef_s3_meta *m = &r->meta[r->meta_count];
         const char *value;
         char *name;
@@ -356,7 +356,7 @@ nef_err nef_s3_parse_headers(struct nef_s3_parser *p)
     nef_err err;
 
     for (size_t i = 0; i < p->http->header_count; i++) {
-        const struct nef_s3_header *h = &p->http->headers[i];
+        const struct nef_http_field *h = &p->http->headers[i];
 
         if (strncasecmp(h->name, "x-amz-meta-", 11) == 0)
             continue;

@@ -59,7 +59,7 @@ nef_err nef_s3_parse_checksums(struct nef_s3_parser *p)
     nef_err err;
 
     for (size_t i = 0; i < p->http->header_count; i++) {
-        const struct nef_s3_header *h = &p->http->headers[i];
+        const struct nef_http_field *h = &p->http->headers[i];
 
         if (strncasecmp(h->name, "x-amz-checksum-", 15) != 0 ||
             strcasecmp(h->name + 15, "mode") == 0 || strcasecmp(h->name + 15, "algorithm") == 0)

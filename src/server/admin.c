@@ -14,7 +14,7 @@
 #include "crypto/crypto.h"
 #include "io/clock.h"
 #include "io/workers.h"
-#include "server/http.h"
+#include "http/http.h"
 #include "server/region_ops.h"
 
 #define BODY_MAX          (16u << 10)

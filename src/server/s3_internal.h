@@ -26,7 +26,7 @@
 #include "s3/sigv4.h"
 #include "s3/token.h"
 #include "s3/xml.h"
-#include "server/http.h"
+#include "http/http.h"
 #include "server/s3_service.h"
 #include "store/op.h"
 #include "store/store.h"

@@ -7,7 +7,7 @@
 #include "base/buf.h"
 #include "crypto/crypto.h"
 #include "io/clock.h"
-#include "server/http.h"
+#include "http/http.h"
 #include "witness/witness_internal.h"
 
 #define CONNECTIONS_MAX 64u

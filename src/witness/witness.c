@@ -18,7 +18,7 @@
 #include "io/clock.h"
 #include "io/http_client.h"
 #include "io/notify.h"
-#include "server/http.h"
+#include "http/http.h"
 #include "witness/witness_internal.h"
 
 #define ZONE_CALL_MS 500u

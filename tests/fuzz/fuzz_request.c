@@ -30,7 +30,7 @@ static void check(const struct nef_s3_request *r)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    struct nef_s3_header headers[HEADERS_MAX];
+    struct nef_http_field headers[HEADERS_MAX];
     struct nef_s3_http http = {"GET", "/", headers, 0};
     struct nef_s3_request request;
     struct nef_s3_error why;

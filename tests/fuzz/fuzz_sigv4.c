@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    struct nef_s3_header headers[HEADERS_MAX];
+    struct nef_http_field headers[HEADERS_MAX];
     struct nef_s3_http http = {"GET", "/", headers, 0};
     struct nef_sigv4 auth;
     struct nef_sigv4_key key;

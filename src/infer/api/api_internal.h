@@ -17,7 +17,7 @@
 #include "infer/api/request.h"
 #include "infer/api/write.h"
 #include "io/workers.h"
-#include "server/http.h"
+#include "http/http.h"
 
 struct call;
 

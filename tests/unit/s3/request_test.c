@@ -302,7 +302,7 @@ static void checksums_of_requests(void **state)
 
 static void metadata_is_bounded(void **state)
 {
-    struct nef_s3_header headers[300];
+    struct nef_http_field headers[300];
     struct nef_s3_http http = {"PUT", "/bucket/k", headers, 0};
     char value[2049], *huge = malloc(20000);
 
@@ -315,13 +315,13 @@ static void metadata_is_bounded(void **state)
     assert_refused("MetadataTooLarge", "PUT", "/bucket/k", {"Content-Length", "0"},
                    {"x-amz-meta-n", value});
     /* many headers of one name are joined without growing beyond what they bring */
-    headers[http.header_count++] = (struct nef_s3_header){"Content-Length", "0"};
+    headers[http.header_count++] = (struct nef_http_field){"Content-Length", "0"};
     while (http.header_count < 257)
-        headers[http.header_count++] = (struct nef_s3_header){"x-amz-meta-a", "1234567"};
+        headers[http.header_count++] = (struct nef_http_field){"x-amz-meta-a", "1234567"};
     assert_int_equal(parse(&http), NEF_OK);
     assert_int_equal(r.meta_count, 1);
     assert_int_equal(strlen(r.meta[0].value), 256 * 8 - 1);
-    headers[http.header_count++] = (struct nef_s3_header){"x-amz-meta-a", "1"};
+    headers[http.header_count++] = (struct nef_http_field){"x-amz-meta-a", "1"};
     assert_int_not_equal(parse(&http), NEF_OK);
     assert_code(why, "MetadataTooLarge");
 

@@ -19,9 +19,9 @@
 /* Headers as {name, value, name, value, ...}. */
 #define HTTP(method_, target_, ...)                                                                \
     (&(struct nef_s3_http){(method_), (target_),                                                   \
-                           (const struct nef_s3_header[]){{"Host", "h"}, __VA_ARGS__},             \
-                           sizeof((const struct nef_s3_header[]){{"Host", "h"}, __VA_ARGS__}) /    \
-                               sizeof(struct nef_s3_header)})
+                           (const struct nef_http_field[]){{"Host", "h"}, __VA_ARGS__},             \
+                           sizeof((const struct nef_http_field[]){{"Host", "h"}, __VA_ARGS__}) /    \
+                               sizeof(struct nef_http_field)})
 
 static inline const char *extra_of(const struct nef_s3_error *why, const char *name)
 {

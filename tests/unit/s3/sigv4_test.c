@@ -31,9 +31,9 @@ static nef_err check(const struct nef_s3_http *http, const char *region, int64_t
 }
 
 #define SIGNED(method, target, ...)                                                                \
-    (&(struct nef_s3_http){(method), (target), (const struct nef_s3_header[]){__VA_ARGS__},        \
-                           sizeof((const struct nef_s3_header[]){__VA_ARGS__}) /                   \
-                               sizeof(struct nef_s3_header)})
+    (&(struct nef_s3_http){(method), (target), (const struct nef_http_field[]){__VA_ARGS__},        \
+                           sizeof((const struct nef_http_field[]){__VA_ARGS__}) /                   \
+                               sizeof(struct nef_http_field)})
 
 #define HOST                                                                                       \
     {                                                                                              \
@@ -127,7 +127,7 @@ static void presigned(void **state)
 
 struct captured {
     const char *name, *method, *target;
-    struct nef_s3_header headers[24];
+    struct nef_http_field headers[24];
     size_t header_count;
     const char *body;
     size_t body_bytes;

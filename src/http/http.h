@@ -15,15 +15,15 @@
  *
  * Not here: what requests mean. Not supported: HTTP/2, upgrades, pipelining beyond what the library
  * does. */
-#ifndef NEF_SERVER_HTTP_H
-#define NEF_SERVER_HTTP_H
+#ifndef NEF_HTTP_HTTP_H
+#define NEF_HTTP_HTTP_H
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "http/field.h"
 #include "io/config.h"
-#include "s3/http.h"
 
 struct nef_http;         /* a listener */
 struct nef_http_request; /* a request; counted references */
@@ -80,7 +80,7 @@ void nef_http_stop(struct nef_http *http);
 /* All borrowed until `closed`, so only for the handler's calls, not for other threads. */
 const char *nef_http_method(const struct nef_http_request *r);
 const char *nef_http_target(const struct nef_http_request *r); /* raw, as sent */
-const struct nef_s3_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count);
+const struct nef_http_field *nef_http_headers(const struct nef_http_request *r, size_t *out_count);
 const char *nef_http_header(const struct nef_http_request *r,
                             const char *name); /* first, or NULL */
 /* Header section above NEF_HEADERS_MAX or NEF_HTTP_HEADER_COUNT_MAX: refuse it. */

@@ -18,7 +18,7 @@
  *      PARKED - wake ---> IDLE          resumed by whoever won this transition, and nobody else
  *
  * Only the listener's thread parks. A CLOSED request is never resumed. */
-#include "server/http.h"
+#include "http/http.h"
 #include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -30,7 +30,7 @@
 #include <unistd.h>
 #include "base/assert.h"
 #include "base/limits.h"
-#include "server/http_internal.h"
+#include "http/http_internal.h"
 
 #define CONNECTION_MEMORY                                                                          \
     ((size_t)40 << 10) /* headers of 16 KiB, the answer's, and body reads; cleared for each request */
@@ -59,7 +59,7 @@ struct nef_http_request {
     enum stage stage;
     void *call;
     const char *method;
-    struct nef_s3_header headers[NEF_HTTP_HEADER_COUNT_MAX];
+    struct nef_http_field headers[NEF_HTTP_HEADER_COUNT_MAX];
     size_t header_count;
     size_t header_bytes;
     bool too_large;
@@ -156,7 +156,7 @@ const char *nef_http_target(const struct nef_http_request *r)
     return r->target;
 }
 
-const struct nef_s3_header *nef_http_headers(const struct nef_http_request *r, size_t *out_count)
+const struct nef_http_field *nef_http_headers(const struct nef_http_request *r, size_t *out_count)
 {
     *out_count = r->header_count;
     return r->headers;

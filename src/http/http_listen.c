@@ -14,7 +14,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 #include "base/trace.h"
-#include "server/http_internal.h"
+#include "http/http_internal.h"
 
 #define LISTEN_BACKLOG 1024
 #define PEM_BYTES_MAX  (1u << 20)

@@ -1,8 +1,8 @@
 /* What http.c and http_listen.c share; for nobody else. */
-#ifndef NEF_SERVER_HTTP_INTERNAL_H
-#define NEF_SERVER_HTTP_INTERNAL_H
+#ifndef NEF_HTTP_HTTP_INTERNAL_H
+#define NEF_HTTP_HTTP_INTERNAL_H
 
-#include "server/http.h"
+#include "http/http.h"
 
 /* A listening socket where OPTIONS say. out_port: 0 for a Unix socket. Errors: as nef_http_start. */
 NEF_MUST_CHECK nef_err nef_http_open_socket(const struct nef_http_options *options, int *out_fd, uint16_t *out_port);
