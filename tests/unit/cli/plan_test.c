@@ -88,8 +88,8 @@ static void haproxy_is_as_designed(void **state)
         "\n    option httpchk GET /health/ready\n",
         "\n    retry-on conn-failure empty-response\n",
         "\n    http-request disable-l7-retry unless METH_GET\n",
-        "\n    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
-        "on-marked-down shutdown-sessions\n",
+        ("\n    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
+         "on-marked-down shutdown-sessions\n"),
         "\n    server zone-a 127.0.0.1:9010 port 9016\n",
         "\n    server zone-b 127.0.0.1:9020 port 9026\n",
     };
