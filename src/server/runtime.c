@@ -321,13 +321,13 @@ void nef_runtime_freeze(struct nef_runtime *rt)
 {
     if (rt->frozen)
         return;
-    core_serve(rt, 0);
     atomic_store(&rt->draining, true);
     pthread_mutex_lock(&rt->queue_lock);
     rt->queue_stop = true;
     pthread_cond_broadcast(&rt->queue_cond);
     pthread_mutex_unlock(&rt->queue_lock);
     (void)pthread_join(rt->core_thread, NULL);
+    core_serve(rt, 0); /* after the join: only the core thread may say who serves */
     rt->frozen = true;
     props_close(rt); /* nobody would answer them any more */
     later_close(rt);

@@ -454,23 +454,31 @@ static nef_err propose_bucket(struct plan *p, uint16_t type, const struct nef_id
     return err;
 }
 
+struct bucket {
+    struct nef_id id;
+    struct nef_row_bucket row;
+};
+
+/* Only what has been as it is for long: younger ones may be under way. Cell 0's open ones are right by definition. */
+static bool may_need_repair(const struct plan *p, const struct nef_row_bucket *row)
+{
+    if (row->closed)
+        return older(p->now_ms, row->closed_ms, NEF_REPAIR_AFTER_MS);
+    return p->cell->number != 0 && older(p->now_ms, row->created_ms, NEF_REPAIR_AFTER_MS);
+}
+
 /* Cell 0 says what there is. It is reopened first; only then the others: otherwise a deletion that is still
  * under way could delete the name after another cell had taken a put again. */
 static nef_err repair_bucket(struct plan *p, const struct nef_id *id, const struct nef_row_bucket *row,
                              struct nef_buf *value)
 {
-    bool closed_long = row->closed && older(p->now_ms, row->closed_ms, NEF_REPAIR_AFTER_MS);
     struct nef_row_bucket owner;
     struct nef_row_key k;
     struct nef_id token;
     nef_err err;
 
     if (p->cell->number == 0)
-        return closed_long ? propose_bucket(p, NEF_RECORD_BUCKET_REOPEN, id, &row->token) : NEF_OK;
-    if (row->closed && !closed_long)
-        return NEF_OK;
-    if (!row->closed && !older(p->now_ms, row->created_ms, NEF_REPAIR_AFTER_MS))
-        return NEF_OK;
+        return propose_bucket(p, NEF_RECORD_BUCKET_REOPEN, id, &row->token);
     nef_key_id(&k, 'B', id);
     err = nef_cell_get(&p->store->cells[0], &k, value);
     if (err == NEF_E_NOT_FOUND) {
@@ -486,39 +494,56 @@ static nef_err repair_bucket(struct plan *p, const struct nef_id *id, const stru
     return propose_bucket(p, NEF_RECORD_BUCKET_REOPEN, id, &row->token);
 }
 
-static nef_err plan_repairs(struct plan *p)
+/* The buckets of this cell that may need repair, appended to out_buckets. Read to the end before cell 0 is asked: a
+ * listing holds cell 0 and then asks the others, so holding this one while asking cell 0 could stop both. */
+static nef_err find_repairs(const struct plan *p, struct nef_buf *out_buckets)
 {
-    struct nef_cell *cell = p->cell;
-    struct nef_log *log0 = p->store->options.logs[0];
     struct nef_row_key from, to;
     struct nef_index_iter *it;
-    struct nef_buf value = {0};
     nef_err err = NEF_OK;
+
+    nef_key_kind(&from, 'B');
+    to = from;
+    nef_key_after_prefix(&to);
+    it = nef_cell_rows(p->cell, &from, &to);
+    if (it == NULL)
+        return nef_cell_rows_end(p->cell, it, NEF_OK);
+    nef_index_iter_first(it);
+    for (; err == NEF_OK && nef_index_iter_valid(it); nef_index_iter_next(it)) {
+        size_t k_bytes, v_bytes;
+        const uint8_t *k = nef_index_iter_key(it, &k_bytes);
+        const uint8_t *v = nef_index_iter_value(it, &v_bytes);
+        struct bucket b;
+
+        memset(&b, 0, sizeof b);
+        err = nef_key_read_id(k, k_bytes, &b.id);
+        if (err == NEF_OK)
+            err = nef_row_bucket_get(v, v_bytes, &b.row);
+        if (err == NEF_OK && may_need_repair(p, &b.row))
+            nef_buf_append(out_buckets, &b, sizeof b);
+    }
+    if (err == NEF_OK)
+        err = nef_buf_end(out_buckets);
+    return nef_cell_rows_end(p->cell, it, err);
+}
+
+static nef_err plan_repairs(struct plan *p)
+{
+    struct nef_log *log0 = p->store->options.logs[0];
+    struct nef_buf buckets = {0}, value = {0};
+    nef_err err;
 
     /* What cell 0 doesn't know must not be a bucket whose op just wasn't applied here yet. */
     if (nef_log_end(log0) - NEF_MIN(nef_log_end(log0), nef_store_applied(p->store, 0)) > REPAIR_LAG_MAX)
         return NEF_OK;
-    nef_key_kind(&from, 'B');
-    to = from;
-    nef_key_after_prefix(&to);
-    it = nef_cell_rows(cell, &from, &to);
-    if (it == NULL)
-        return nef_cell_rows_end(cell, it, NEF_OK);
-    nef_index_iter_first(it);
-    for (; err == NEF_OK && nef_index_iter_valid(it) && p->count < p->max; nef_index_iter_next(it)) {
-        size_t k_bytes, v_bytes;
-        const uint8_t *k = nef_index_iter_key(it, &k_bytes);
-        const uint8_t *v = nef_index_iter_value(it, &v_bytes);
-        struct nef_row_bucket row;
-        struct nef_id id;
+    err = find_repairs(p, &buckets);
+    for (size_t at = 0; err == NEF_OK && at < buckets.bytes && p->count < p->max; at += sizeof(struct bucket)) {
+        struct bucket b;
 
-        err = nef_key_read_id(k, k_bytes, &id);
-        if (err == NEF_OK)
-            err = nef_row_bucket_get(v, v_bytes, &row);
-        if (err == NEF_OK)
-            err = repair_bucket(p, &id, &row, &value);
+        memcpy(&b, buckets.data + at, sizeof b);
+        err = repair_bucket(p, &b.id, &b.row, &value);
     }
-    err = nef_cell_rows_end(cell, it, err);
+    nef_buf_free(&buckets);
     nef_buf_free(&value);
     return err;
 }
