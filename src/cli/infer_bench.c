@@ -118,7 +118,7 @@ static double prefill_weights(const struct nef_model_config *c)
 
 static void print_json(json_t *object)
 {
-    if (object == NULL || json_dumpf(object, stdout, JSON_REAL_PRECISION(6)) != 0 || putchar('\n') == EOF ||
+    if (object == NULL || json_dumpf(object, stdout, JSON_REAL_PRECISION(12)) != 0 || putchar('\n') == EOF ||
         fflush(stdout) != 0) /* the reader may wait for it */
         (void)nef_complain("infer", "the figures can't be printed");
     json_decref(object);
