@@ -1,12 +1,12 @@
 /* Speed of the inference kernels on one thread: for each set that this processor has, weight type and number of rows,
- * the weights read (GB/s, packed bytes) and the products (Gop/s, a multiplication and an addition being 2); then attention
- * at some depths. Memory is larger than the caches where decode is measured, so few rows show the memory's limit and
- * many the arithmetic's.
+ * the weights read (GB/s, packed bytes) and the products (Gop/s, a multiplication and an addition being 2); then
+ * attention at some depths. Memory is larger than the caches where decode is measured, so few rows show the memory's
+ * limit and many the arithmetic's.
  *
  *   bench_kernels [SET [TYPE [MEGABYTES]]]     all sets, all types (or "attend") and 192 MB by default
  *
- * Weights are any bytes: speed doesn't depend on values. Times are of the thread's processor, so that a busy machine only
- * disturbs the caches. */
+ * Weights are any bytes: speed doesn't depend on values. Times are of the thread's processor, so that a busy machine
+ * only disturbs the caches. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +21,9 @@
 static const struct {
     const char *name;
     uint32_t type;
-} types[] = {{"Q8_0", NEF_GGML_Q8_0}, {"Q4_0", NEF_GGML_Q4_0}, {"Q5_0", NEF_GGML_Q5_0}, {"Q4_K", NEF_GGML_Q4_K}, {"Q5_K", NEF_GGML_Q5_K},
-             {"Q6_K", NEF_GGML_Q6_K}, {"BF16", NEF_GGML_BF16}, {"F16", NEF_GGML_F16},  {"F32", NEF_GGML_F32}};
+} types[] = {{"Q8_0", NEF_GGML_Q8_0}, {"Q4_0", NEF_GGML_Q4_0}, {"Q5_0", NEF_GGML_Q5_0},
+             {"Q4_K", NEF_GGML_Q4_K}, {"Q5_K", NEF_GGML_Q5_K}, {"Q6_K", NEF_GGML_Q6_K},
+             {"BF16", NEF_GGML_BF16}, {"F16", NEF_GGML_F16},   {"F32", NEF_GGML_F32}};
 static const uint32_t row_counts[] = {1, 2, 4, 8, 16, 64, 512};
 
 static double now(void)
@@ -128,8 +129,17 @@ static void attention(const struct nef_kernels *set, size_t megabytes)
             size_t page = nef_kv_page_bytes((enum nef_kv_type)type, DIM), segment = 2 * PAGES * page;
             uint32_t copies = rows > 8 ? 1 : (uint32_t)((megabytes << 20) / segment), passes = 0;
             const void *k[PAGES], *v[PAGES];
-            struct nef_attend a = {.type = (enum nef_kv_type)type, .head_dim = DIM, .rows = rows, .q = rows_q, .limit = limit,
-                                   .k_page = k, .v_page = v, .scale = 0.088f, .out_m = m, .out_l = l, .out_o = out_o};
+            struct nef_attend a = {.type = (enum nef_kv_type)type,
+                                   .head_dim = DIM,
+                                   .rows = rows,
+                                   .q = rows_q,
+                                   .limit = limit,
+                                   .k_page = k,
+                                   .v_page = v,
+                                   .scale = 0.088f,
+                                   .out_m = m,
+                                   .out_l = l,
+                                   .out_o = out_o};
             double start = now(), seconds;
 
             do {

@@ -1,5 +1,6 @@
-/* The set for processors with AVX-512 F, BW, DQ, VL and VNNI. The common text of body_*.h over zmm registers, and one thing
- * more: up to FEW rows (decode) take the payload's bytes as they are (vpdpbusd), X going in as two planes of bytes,
+/* The set for processors with AVX-512 F, BW, DQ, VL and VNNI. The common text of body_*.h over zmm registers, and one
+ * thing more: up to FEW rows (decode) take the payload's bytes as they are (vpdpbusd), X going in as two planes of
+ * bytes,
  *
  *     S = sum (q + bias) X - bias sum X,   sum (q + bias) X = 256 sum (q + bias) hi + sum (q + bias) lo
  *
@@ -110,7 +111,8 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
             load_scales(kind, scales, i, &scale, &second);
             if (kind == NEF_SCALES_BLOCK)
                 scales += 32;
-            dot_bytes(rows, kind, bytes, f, i * 32, kind == NEF_SCALES_K6 ? 2 * i : i, 0, kind == NEF_SCALES_K6 ? 4 : 8, s);
+            dot_bytes(rows, kind, bytes, f, i * 32, kind == NEF_SCALES_K6 ? 2 * i : i, 0, kind == NEF_SCALES_K6 ? 4 : 8,
+                      s);
             NEF_VEC_UNROLL
             for (unsigned r = 0; r < rows; r++)
                 a[r] = vf_fma(vf_of_vi(s[r]), scale, a[r]);
@@ -141,7 +143,8 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
             few_tile(R, payload, kind, m, f, t, y, y_stride);                                                          \
         break;
 NEF_VEC_INLINE void few_kind(const enum nef_payload payload, const enum nef_scales kind, const struct nef_matrix *m,
-                             const struct few *f, uint32_t rows, uint32_t tile0, uint32_t tiles, float *y, size_t y_stride)
+                             const struct few *f, uint32_t rows, uint32_t tile0, uint32_t tiles, float *y,
+                             size_t y_stride)
 {
     ROWS_SWITCH(rows, FEW_CASE)
 }

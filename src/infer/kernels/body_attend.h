@@ -1,7 +1,7 @@
 /* Attention over the pages of a segment, for sets of vectors (see body_rows.h). Up to 8 rows go through the pages
- * together: heads that share the kv head, and tokens. In decode that is all of them, so K and V stream from memory once; in
- * prefill a page stays in the second cache while the blocks of rows pass. Keys have positions in lanes and values have
- * components in lanes, so neither product needs a sum across lanes.
+ * together: heads that share the kv head, and tokens. In decode that is all of them, so K and V stream from memory
+ * once; in prefill a page stays in the second cache while the blocks of rows pass. Keys have positions in lanes and
+ * values have components in lanes, so neither product needs a sum across lanes.
  *
  * Rows of a block may see different numbers of pages: those that see less leave the block first, and what is left is
  * laid together again, so that every loop runs over a constant number of rows. */
@@ -21,7 +21,8 @@ NEF_VEC_INLINE void split_bf16(vi pairs, vf *out_even, vf *out_odd)
     *out_odd = vf_bits(vi_and(pairs, vi_set1((int32_t)0xffff0000u)));
 }
 
-NEF_VEC_INLINE void split_i8(vi pairs, vf *out_even, vf *out_odd) /* two int8 in the low half of each lane, sign-extended */
+/* Two int8 in the low half of each lane, sign-extended. */
+NEF_VEC_INLINE void split_i8(vi pairs, vf *out_even, vf *out_odd)
 {
     *out_even = vf_of_vi(vi_srai(vi_slli(pairs, 24), 24));
     *out_odd = vf_of_vi(vi_srai(pairs, 8));
@@ -105,8 +106,8 @@ NEF_VEC_INLINE void score_rows(const unsigned rows, const enum nef_kv_type type,
 }
 
 /* Scores of one row to R(p), m and l moved on; returns alpha. seen: positions of this tile, 1 .. 64. */
-NEF_VEC_INLINE float soften(const enum nef_kv_type type, const uint8_t *v_page, uint32_t d, uint32_t seen, float *p, float *m,
-                            float *l)
+NEF_VEC_INLINE float soften(const enum nef_kv_type type, const uint8_t *v_page, uint32_t d, uint32_t seen, float *p,
+                            float *m, float *l)
 {
     vf s[4], max = vf_set1(-INFINITY), sum;
     float m_new, alpha;

@@ -1,9 +1,9 @@
 /* Linear layers, for sets of vectors (see body_rows.h). A tile's 16 outputs are the lanes, so nothing is summed across
  * lanes; columns go by in groups of 256, and for each group:
  *
- *   1. quantized weights are expanded to int16 pairs with their bias taken off, and their scales to floats (TILES tiles);
- *   2. as many rows as fit the registers are laid side by side in scratch (equal distances, so that all addresses are one
- *      base and a constant, and rows whose length is a power of two don't fall on the same cache sets);
+ *   1. quantized weights of TILES tiles are expanded to int16 pairs with their bias taken off, their scales to floats;
+ *   2. as many rows as fit the registers are laid side by side in scratch (equal distances, so that all addresses are
+ *      one base and a constant, and rows whose length is a power of two don't fall on the same cache sets);
  *   3. they go through the tiles; sums of rows wait in scratch between groups.
  *
  * Payload is read once whatever the number of rows. Float weights are used where they lie: a shift per vector costs
@@ -71,8 +71,8 @@ NEF_VEC_INLINE void unpack_bytes(const enum nef_payload kind, const uint8_t *p, 
     }
 }
 
-NEF_VEC_INLINE void expand_blocks(const enum nef_payload kind, const struct nef_matrix *m, const uint8_t *p, uint32_t blocks,
-                                  int16_t *out)
+NEF_VEC_INLINE void expand_blocks(const enum nef_payload kind, const struct nef_matrix *m, const uint8_t *p,
+                                  uint32_t blocks, int16_t *out)
 {
     vi bias = vi_set1_16((int16_t)m->bias), bytes[8];
 
@@ -166,8 +166,8 @@ NEF_VEC_INLINE vi broadcast_pair(const int16_t *p)
 }
 
 /* ROWS staged rows through one expanded tile; y[r] moves on by a group. */
-NEF_VEC_INLINE void dot_rows_i16(const unsigned rows, const enum nef_scales kind, const struct linear_work *w, uint32_t tile,
-                                 uint32_t blocks, float (*y)[LANES])
+NEF_VEC_INLINE void dot_rows_i16(const unsigned rows, const enum nef_scales kind, const struct linear_work *w,
+                                 uint32_t tile, uint32_t blocks, float (*y)[LANES])
 {
     const unsigned parts = kind == NEF_SCALES_K6 ? 2 : 1, pairs = 16 / parts;
     const int16_t *weight = w->w[tile], *x = w->x[0];
@@ -211,8 +211,8 @@ NEF_VEC_INLINE void dot_rows_i16(const unsigned rows, const enum nef_scales kind
         if (R <= NEF_VEC_ROWS_I16)                                                                                     \
             dot_rows_i16(R <= NEF_VEC_ROWS_I16 ? R : 1, kind, w, tile, blocks, y);                                     \
         break;
-NEF_VEC_INLINE void dot_i16_kind(const enum nef_scales kind, const struct linear_work *w, uint32_t tile, uint32_t blocks,
-                                 uint32_t rows, float (*y)[LANES])
+NEF_VEC_INLINE void dot_i16_kind(const enum nef_scales kind, const struct linear_work *w, uint32_t tile,
+                                 uint32_t blocks, uint32_t rows, float (*y)[LANES])
 {
     switch (rows) {
         DOT_CASE(1)
@@ -242,8 +242,8 @@ static void dot_i16(enum nef_scales kind, const struct linear_work *w, uint32_t 
         dot_i16_kind(NEF_SCALES_K6, w, tile, blocks, rows, y);
 }
 
-static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
-                             size_t y_stride, struct linear_work *w)
+static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles,
+                             float *y, size_t y_stride, struct linear_work *w)
 {
     uint32_t at_once = act->rows > NEF_VEC_ROWS_I16 ? TILES : 1, here; /* few rows: memory is the limit, one stream */
 
@@ -273,8 +273,8 @@ static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *a
 
 /* ---- BF16, F16, F32 ---- */
 
-static void stage_float(enum nef_payload kind, const struct nef_act *act, uint32_t column, uint32_t columns, uint32_t row,
-                        uint32_t rows, struct linear_work *w)
+static void stage_float(enum nef_payload kind, const struct nef_act *act, uint32_t column, uint32_t columns,
+                        uint32_t row, uint32_t rows, struct linear_work *w)
 {
     for (uint32_t i = 0; i < rows; i++) {
         size_t at = (size_t)(row + i) * act->k + column;
@@ -364,8 +364,8 @@ NEF_VEC_INLINE void dot_float_kind(const enum nef_payload kind, const struct lin
     ROWS_SWITCH(rows, FLOAT_CASE)
 }
 
-static void dot_float(enum nef_payload kind, const struct linear_work *w, const uint8_t *p, uint32_t columns, uint32_t rows,
-                      float (*y)[LANES])
+static void dot_float(enum nef_payload kind, const struct linear_work *w, const uint8_t *p, uint32_t columns,
+                      uint32_t rows, float (*y)[LANES])
 {
     if (kind == NEF_PAYLOAD_BF16)
         dot_bf16(w, p, columns, rows, y);
@@ -375,8 +375,8 @@ static void dot_float(enum nef_payload kind, const struct linear_work *w, const 
         dot_float_kind(NEF_PAYLOAD_F32, w, p, columns, rows, y);
 }
 
-static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
-                         size_t y_stride, struct linear_work *w)
+static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles,
+                         float *y, size_t y_stride, struct linear_work *w)
 {
     uint32_t rows_at_once = m->payload_kind == NEF_PAYLOAD_BF16 ? NEF_VEC_ROWS_PAIR : NEF_VEC_ROWS_F32;
     uint32_t at_once = act->rows > rows_at_once ? TILES : 1, here;

@@ -29,7 +29,8 @@ static float scale_of(uint32_t amax, float limit, float *out_inverse)
     return nef_f32_of_bits(amax) / limit;
 }
 
-static void quantize_group(const float *x, uint32_t columns, int16_t *x16, int8_t *hi, int8_t *lo, int32_t *sum16, float *d)
+static void quantize_group(const float *x, uint32_t columns, int16_t *x16, int8_t *hi, int8_t *lo, int32_t *sum16,
+                           float *d)
 {
     float inverse;
 
@@ -62,8 +63,8 @@ static void prepare(const struct nef_matrix *m, struct nef_act *act, uint32_t ro
             for (uint32_t g = 0; g < groups; g++) {
                 size_t at = r * k + g * NEF_GROUP_COLS;
 
-                quantize_group(act->x + at, NEF_MIN(k - g * NEF_GROUP_COLS, NEF_GROUP_COLS), act->x16 + at, act->hi + at,
-                               act->lo + at, act->sum16 + at / LANES, act->d + r * groups + g);
+                quantize_group(act->x + at, NEF_MIN(k - g * NEF_GROUP_COLS, NEF_GROUP_COLS), act->x16 + at,
+                               act->hi + at, act->lo + at, act->sum16 + at / LANES, act->d + r * groups + g);
             }
         }
     }
@@ -149,7 +150,8 @@ static void silu_mul(uint32_t n, const float *gate, const float *up, float *out)
     for (uint32_t i = 0; i < whole; i += LANES)
         vf_store(out + i, v_silu_mul(vf_load(gate + i), vf_load(up + i)));
     if (rest > 0)
-        vf_store_first(out + whole, v_silu_mul(vf_load_first(gate + whole, rest), vf_load_first(up + whole, rest)), rest);
+        vf_store_first(out + whole, v_silu_mul(vf_load_first(gate + whole, rest), vf_load_first(up + whole, rest)),
+                       rest);
 }
 
 static void add(uint32_t n, const float *x, float *y)

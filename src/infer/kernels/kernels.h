@@ -13,7 +13,7 @@
  *     BF16 1024 bytes  [k/2: 16][n: 16][k%2: 2]    uint16
  *     F16  1024 bytes  [k: 32][n: 16]              uint16
  *     F32  2048 bytes  [k: 32][n: 16]              float
- *   scales, at scales + (t * groups + g) * scale_bytes, where a group is one block, or 8 blocks (256 columns) for K types:
+ *   scales, at scales + (t * groups + g) * scale_bytes; a group is one block, or 8 blocks (256 columns) for K types:
  *     BLOCK  32 bytes   d[n: 16] f16                                   (Q8_0, Q4_0, Q5_0)
  *     K45   320 bytes   d[16] f16, dmin[16] f16, then 8 x (sc[16] u8, m[16] u8)      (Q4_K, Q5_K)
  *     K6    288 bytes   d[16] f16, then 16 x sc[16] i8, one per 16 columns           (Q6_K)
@@ -61,8 +61,8 @@ struct nef_matrix {
 NEF_MUST_CHECK nef_err nef_matrix_shape(uint32_t ggml_type, uint64_t n, uint64_t k, struct nef_matrix *out_matrix);
 size_t nef_matrix_payload_bytes(const struct nef_matrix *m);
 size_t nef_matrix_scale_bytes(const struct nef_matrix *m);
-/* Pack tiles [tile0, tile0 + tiles) from the file's rows. rows: row-major as in GGUF. payload, scales: whole buffers of M's
- * sizes; only these tiles' parts are written, so threads may pack different tiles at once. */
+/* Pack tiles [tile0, tile0 + tiles) from the file's rows. rows: row-major as in GGUF. payload, scales: whole buffers of
+ * M's sizes; only these tiles' parts are written, so threads may pack different tiles at once. */
 void nef_pack(uint32_t ggml_type, const struct nef_matrix *m, const uint8_t *rows, uint32_t tile0, uint32_t tiles,
               uint8_t *payload, uint8_t *scales);
 /* Row `row` of a packed matrix as floats (embeddings of a tied model); equals nef_gguf_row's bits. */
@@ -81,8 +81,8 @@ struct nef_act {
     int32_t *sum16;  /* sum of X over each 16 columns: k/16 a row */
     float *d;        /* scale per group of 256: ceil(k/256) a row */
 };
-/* Bytes of one buffer that holds all of the above but x for ROWS rows, and its cutting (64-byte aligned parts). Rows are
- * padded to a multiple of 16: sets may read (never use) the padding. */
+/* Bytes of one buffer that holds all of the above but x for ROWS rows, and its cutting (64-byte aligned parts). Rows
+ * are padded to a multiple of 16: sets may read (never use) the padding. */
 size_t nef_act_bytes(uint32_t rows_max, uint32_t k_max);
 void nef_act_place(struct nef_act *act, void *buffer, uint32_t rows, uint32_t k, const float *x);
 
@@ -124,14 +124,15 @@ struct nef_kernels {
     /* ---- linear layers ---- */
     /* Fill act's buffers for rows [row0, row0 + rows) as M's payload kind needs them. */
     void (*prepare)(const struct nef_matrix *m, struct nef_act *act, uint32_t row0, uint32_t rows);
-    /* y[r * y_stride + i] for all rows of ACT and outputs i of tiles [tile0, tile0 + tiles). scratch: nef_matmul_scratch
-     * bytes, 64-byte aligned, of this thread alone. */
+    /* y[r * y_stride + i] for all rows of ACT and outputs i of tiles [tile0, tile0 + tiles). scratch:
+     * nef_matmul_scratch bytes, 64-byte aligned, of this thread alone. */
     void (*matmul)(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
                    size_t y_stride, void *scratch);
 
     /* ---- attention ---- */
     /* Write K or V of one position into its page (value false: key, true: value). x: head_dim floats. */
-    void (*kv_put)(enum nef_kv_type type, uint32_t head_dim, bool value, void *page, uint32_t pos_in_page, const float *x);
+    void (*kv_put)(enum nef_kv_type type, uint32_t head_dim, bool value, void *page, uint32_t pos_in_page,
+                   const float *x);
     void (*attend)(const struct nef_attend *a, void *scratch);
     /* Join a segment's partial (m, l, o) to (M, L, O) in place; finish divides: out = O * (1/L) + 0. */
     void (*attend_join)(uint32_t head_dim, float *M, float *L, float *O, float m, float l, const float *o);

@@ -33,10 +33,11 @@ bool nef_kernels_agree(const struct nef_kernels *set);
 /* ---- unpack.c ---- */
 
 /* q of a block: out[lane][column], without the bias. Integer payloads only. */
-void nef_unpack_block(const struct nef_matrix *m, uint32_t tile, uint32_t block, int16_t out[NEF_TILE_ROWS][NEF_BLOCK_COLS]);
+void nef_unpack_block(const struct nef_matrix *m, uint32_t tile, uint32_t block,
+                      int16_t out[NEF_TILE_ROWS][NEF_BLOCK_COLS]);
 /* s and m of a lane for the 16 columns (half 0 or 1) of a block; m is 0 for types without offsets. */
-void nef_unpack_scale(const struct nef_matrix *m, uint32_t tile, uint32_t block, uint32_t half, uint32_t lane, float *out_s,
-                      float *out_m);
+void nef_unpack_scale(const struct nef_matrix *m, uint32_t tile, uint32_t block, uint32_t half, uint32_t lane,
+                      float *out_s, float *out_m);
 /* A weight of the BF16, F16 or F32 payloads. */
 float nef_unpack_float(const struct nef_matrix *m, uint32_t tile, uint32_t column, uint32_t lane);
 

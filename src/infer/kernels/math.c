@@ -95,7 +95,7 @@ double nef_math_cos(double x)
     return quarter(x, 1);
 }
 
-/* ln(x) = *out_high + *out_low, error about 1e-16: m in [sqrt(1/2), sqrt(2)), x = 2^e m, ln m = 2 atanh((m-1)/(m+1)). */
+/* ln(x) = *out_high + *out_low, error 1e-16: x = 2^e m, m in [sqrt(1/2), sqrt(2)], ln m = 2 atanh((m-1)/(m+1)). */
 static void ln(double x, double *out_high, double *out_low)
 {
     int64_t e = (int64_t)(bits_of(x) >> 52) - 1023;

@@ -8,8 +8,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* exp(x) = 2^n * p(r), r = x - n ln 2 in two steps, |r| < 0.3475. p: minimax for the relative error (3.1e-9, a twentieth of
- * half an ulp) with its two lowest coefficients fixed at 1, so that exp(0) is 1. In all below 1 ulp (tests). */
+/* exp(x) = 2^n * p(r), r = x - n ln 2 in two steps, |r| < 0.3475. p: minimax for the relative error (3.1e-9, a
+ * twentieth of half an ulp) with its two lowest coefficients fixed at 1, so that exp(0) is 1. In all below 1 ulp
+ * (tests). */
 #define NEF_EXP_LOW    (-87.0f) /* below: 0. The smallest result, 1.6e-38, is a normal number */
 #define NEF_EXP_HIGH   88.0f
 #define NEF_EXP_LOG2E  1.44269504f

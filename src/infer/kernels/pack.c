@@ -2,8 +2,8 @@
  * their order changes (and a bias makes them unsigned), so packing loses nothing; the block layouts are described in
  * gguf/row.c and come from ggml-common.h.
  *
- * A row is first taken apart into plain arrays (32 columns of small integers, their scales), then put into the tile: one
- * pair of steps per type instead of one loop per pair of types. */
+ * A row is first taken apart into plain arrays (32 columns of small integers, their scales), then put into the tile:
+ * one pair of steps per type instead of one loop per pair of types. */
 #include "base/assert.h"
 #include "base/limits.h"
 #include "infer/gguf/gguf.h"

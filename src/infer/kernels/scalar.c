@@ -1,5 +1,5 @@
-/* The specification: docs/numerics.md as plain loops, in its order. Every other set must equal this one bit by bit, and it
- * runs on any processor; it is never tuned beyond reading each packed block once per call.
+/* The specification: docs/numerics.md as plain loops, in its order. Every other set must equal this one bit by bit, and
+ * it runs on any processor; it is never tuned beyond reading each packed block once per call.
  *
  * Compiled with -ffp-contract=off, so that fma happens only where it is written. Loops over lanes or components may be
  * vectorized by the compiler: they never sum across them. */
@@ -11,7 +11,8 @@
 
 /* ---- linear layers: activations ---- */
 
-static void quantize_group(const float *x, uint32_t columns, int16_t *x16, int8_t *hi, int8_t *lo, int32_t *sum16, float *d)
+static void quantize_group(const float *x, uint32_t columns, int16_t *x16, int8_t *hi, int8_t *lo, int32_t *sum16,
+                           float *d)
 {
     float amax = 0, inverse = 0;
     bool finite = true;
@@ -56,8 +57,8 @@ static void prepare(const struct nef_matrix *m, struct nef_act *act, uint32_t ro
             for (uint32_t g = 0; g < groups; g++) {
                 size_t at = r * k + g * NEF_GROUP_COLS;
 
-                quantize_group(act->x + at, NEF_MIN(k - g * NEF_GROUP_COLS, NEF_GROUP_COLS), act->x16 + at, act->hi + at,
-                               act->lo + at, act->sum16 + at / 16, act->d + r * groups + g);
+                quantize_group(act->x + at, NEF_MIN(k - g * NEF_GROUP_COLS, NEF_GROUP_COLS), act->x16 + at,
+                               act->hi + at, act->lo + at, act->sum16 + at / 16, act->d + r * groups + g);
             }
         }
     }
@@ -173,8 +174,8 @@ static void matmul_bf16(const struct nef_matrix *m, const struct nef_act *act, u
         store(m, tile, sums[r], y + r * y_stride);
 }
 
-static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile, float *y, size_t y_stride,
-                         float (*sums)[LANES])
+static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile, float *y,
+                         size_t y_stride, float (*sums)[LANES])
 {
     float w[NEF_GROUP_COLS][LANES];
 
@@ -215,8 +216,8 @@ static void matmul(const struct nef_matrix *m, const struct nef_act *act, uint32
 
 /* ---- attention: the cache ---- */
 
-/* Where component c of position pos stands in a page, in values. Keys: (c/2, pos%16, c%2) within 16 positions, so that 16
- * positions are the lanes; values: (pos/2, c, pos%2), so that 16 components are. F32 has no pairs. */
+/* Where component c of position pos stands in a page, in values. Keys: (c/2, pos%16, c%2) within 16 positions, so that
+ * 16 positions are the lanes; values: (pos/2, c, pos%2), so that 16 components are. F32 has no pairs. */
 static size_t kv_at(enum nef_kv_type type, uint32_t head_dim, bool value, uint32_t pos, uint32_t c)
 {
     size_t d = head_dim;
@@ -319,8 +320,8 @@ static float sum_of_tile(const float p[NEF_KV_TILE])
 }
 
 /* seen: positions of this tile that the row may see, 1 .. 64. */
-static void attend_tile(const struct nef_attend *a, const float *q, const void *k_page, const void *v_page, uint32_t seen,
-                        float *m, float *l, float *o)
+static void attend_tile(const struct nef_attend *a, const float *q, const void *k_page, const void *v_page,
+                        uint32_t seen, float *m, float *l, float *o)
 {
     float p[NEF_KV_TILE], max = *m, alpha;
 

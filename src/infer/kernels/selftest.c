@@ -1,6 +1,6 @@
-/* A set against the scalar one, on small vectors, before it is used: every weight type, a full and a ragged tile, few and
- * many rows, every cache type, and the elementwise kernels. Some milliseconds, once per process. The unit tests search
- * wider; this is for the machine that the tests did not run on. */
+/* A set against the scalar one, on small vectors, before it is used: every weight type, a full and a ragged tile, few
+ * and many rows, every cache type, and the elementwise kernels. Some milliseconds, once per process. The unit tests
+ * search wider; this is for the machine that the tests did not run on. */
 #include "base/assert.h"
 #include "infer/gguf/gguf.h"
 #include "infer/kernels/kernels_internal.h"
@@ -55,7 +55,8 @@ static bool linear(const struct nef_kernels *set, uint32_t type, uint32_t rows, 
 
     if (nef_matrix_shape(type, N, type >= NEF_GGML_Q4_K && type <= NEF_GGML_Q6_K ? K_WIDE : K, &m) != NEF_OK)
         return false;
-    NEF_ASSERT(nef_matrix_payload_bytes(&m) <= sizeof room->payload && nef_matrix_scale_bytes(&m) <= sizeof room->scales);
+    NEF_ASSERT(nef_matrix_payload_bytes(&m) <= sizeof room->payload &&
+               nef_matrix_scale_bytes(&m) <= sizeof room->scales);
     NEF_ASSERT(nef_act_bytes(rows, m.k) <= sizeof room->act && nef_matmul_scratch(m.k) <= sizeof room->scratch);
     fill_bytes(state, sizeof room->payload, room->payload);
     for (size_t i = 0; m.scales_kind == NEF_SCALES_K6 && i < sizeof room->payload; i++)
@@ -108,8 +109,10 @@ static bool attention(const struct nef_kernels *set, enum nef_kv_type type, stru
             by[i]->attend_join(DIM, &max, &sum, joined[i], room->m[i][r], room->l[i][r], o[r]);
         by[i]->attend_finish(DIM, sum, joined[i], joined[i]);
     }
-    same = memcmp(room->o[0], room->o[1], sizeof room->o[0]) == 0 && memcmp(room->m[0], room->m[1], sizeof room->m[0]) == 0;
-    return same && memcmp(room->l[0], room->l[1], sizeof room->l[0]) == 0 && memcmp(joined[0], joined[1], sizeof row) == 0;
+    same = memcmp(room->o[0], room->o[1], sizeof room->o[0]) == 0 &&
+           memcmp(room->m[0], room->m[1], sizeof room->m[0]) == 0;
+    return same && memcmp(room->l[0], room->l[1], sizeof room->l[0]) == 0 &&
+           memcmp(joined[0], joined[1], sizeof row) == 0;
 }
 
 static bool elementwise(const struct nef_kernels *set, struct room *room, uint64_t *state)

@@ -14,7 +14,8 @@ static uint16_t u16_at(const uint8_t *p)
     return (uint16_t)(p[0] | p[1] << 8);
 }
 
-void nef_unpack_block(const struct nef_matrix *m, uint32_t tile, uint32_t block, int16_t out[NEF_TILE_ROWS][NEF_BLOCK_COLS])
+void nef_unpack_block(const struct nef_matrix *m, uint32_t tile, uint32_t block,
+                      int16_t out[NEF_TILE_ROWS][NEF_BLOCK_COLS])
 {
     const uint8_t *p = block_at(m, tile, block);
 
@@ -33,8 +34,8 @@ void nef_unpack_block(const struct nef_matrix *m, uint32_t tile, uint32_t block,
         }
 }
 
-void nef_unpack_scale(const struct nef_matrix *m, uint32_t tile, uint32_t block, uint32_t half, uint32_t lane, float *out_s,
-                      float *out_m)
+void nef_unpack_scale(const struct nef_matrix *m, uint32_t tile, uint32_t block, uint32_t half, uint32_t lane,
+                      float *out_s, float *out_m)
 {
     uint32_t groups = (m->blocks + m->group_blocks - 1) / m->group_blocks;
     const uint8_t *p = m->scales + ((size_t)tile * groups + block / m->group_blocks) * m->group_bytes;

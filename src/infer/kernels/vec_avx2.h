@@ -149,7 +149,8 @@ NEF_VEC_INLINE vi vi_bytes23(vi v)
 /* vpmaddwd: vpmaddubsw on bytes would saturate at 16 bits. */
 NEF_VEC_INLINE vi vi_dot16(vi acc, vi x, vi y)
 {
-    return VI(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
+    return VI(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
+              _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
 }
 
 NEF_VEC_INLINE vf vf_of_vi(vi v) { return VF(_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)); }

@@ -1,8 +1,8 @@
 /* 16 lanes as one zmm register. The same names as vec_avx2.h; vec_*.h are what body_*.h are written in.
  *
  *   vf  16 floats    vi  16 int32 (or 32 int16, 64 bytes: a dword of them per lane)
- * vf_fma(a, b, c) = a*b + c, vf_fnma(a, b, c) = c - a*b, both rounded once. vf_max(a, b) is a > b ? a : b, so a NaN in a
- * is passed over. vi_of_vf rounds to nearest even. Loads and stores need no alignment. */
+ * vf_fma(a, b, c) = a*b + c, vf_fnma(a, b, c) = c - a*b, both rounded once. vf_max(a, b) is a > b ? a : b, so a NaN in
+ * a is passed over. vi_of_vf rounds to nearest even. Loads and stores need no alignment. */
 #ifndef NEF_INFER_KERNELS_VEC_H
 #define NEF_INFER_KERNELS_VEC_H
 
@@ -18,8 +18,8 @@
 #define NEF_VEC_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-/* Rows that are held in registers at once: of int16 products (one sum a row, and its scaled sum), of float products with two
- * chains, and with one. 32 registers. */
+/* Rows that are held in registers at once: of int16 products (one sum a row, and its scaled sum), of float products
+ * with two chains, and with one. 32 registers. */
 #define NEF_VEC_ROWS_I16  12
 #define NEF_VEC_ROWS_PAIR 8
 #define NEF_VEC_ROWS_F32  8
@@ -82,11 +82,13 @@ NEF_VEC_INLINE vi vi_where_greater(vi a, vi b, vi other, vi v)
 /* Each lane's dword: bytes 0, 1 (2, 3) as two int16. */
 NEF_VEC_INLINE vi vi_bytes01(vi v)
 {
-    return _mm512_shuffle_epi8(v, _mm512_set4_epi32((int)0x800d800cu, (int)0x80098008u, (int)0x80058004u, (int)0x80018000u));
+    return _mm512_shuffle_epi8(
+        v, _mm512_set4_epi32((int)0x800d800cu, (int)0x80098008u, (int)0x80058004u, (int)0x80018000u));
 }
 NEF_VEC_INLINE vi vi_bytes23(vi v)
 {
-    return _mm512_shuffle_epi8(v, _mm512_set4_epi32((int)0x800f800eu, (int)0x800b800au, (int)0x80078006u, (int)0x80038002u));
+    return _mm512_shuffle_epi8(
+        v, _mm512_set4_epi32((int)0x800f800eu, (int)0x800b800au, (int)0x80078006u, (int)0x80038002u));
 }
 /* acc + the product of two int16 a lane, exact. */
 NEF_VEC_INLINE vi vi_dot16(vi acc, vi a, vi b) { return _mm512_dpwssd_epi32(acc, a, b); }

@@ -20,8 +20,8 @@ struct cache {
     uint8_t *k[PAGES_MAX], *v[PAGES_MAX];
 };
 
-static void cache_init(struct cache *c, struct random *r, const struct nef_kernels *set, enum nef_kv_type type, uint32_t dim,
-                       uint32_t positions, enum values kind)
+static void cache_init(struct cache *c, struct random *r, const struct nef_kernels *set, enum nef_kv_type type,
+                       uint32_t dim, uint32_t positions, enum values kind)
 {
     size_t bytes = nef_kv_page_bytes(type, dim);
 
@@ -61,15 +61,25 @@ struct partial {
 };
 
 /* Rows row[0 .. rows) with their limits against one segment. */
-static void attend(const struct nef_kernels *set, const struct cache *c, uint32_t segment, uint32_t rows, const uint32_t *row,
-                   const uint32_t *limit, struct partial *out)
+static void attend(const struct nef_kernels *set, const struct cache *c, uint32_t segment, uint32_t rows,
+                   const uint32_t *row, const uint32_t *limit, struct partial *out)
 {
     const float *q[ROWS_MAX];
     float m[ROWS_MAX], l[ROWS_MAX], *o[ROWS_MAX];
     const void *k[16], *v[16];
     void *scratch = room(nef_matmul_scratch(256));
-    struct nef_attend a = {.type = c->type, .head_dim = c->dim, .rows = rows, .q = q, .limit = limit, .segment = segment,
-                           .k_page = k, .v_page = v, .scale = 1.0f / sqrtf((float)c->dim), .out_m = m, .out_l = l, .out_o = o};
+    struct nef_attend a = {.type = c->type,
+                           .head_dim = c->dim,
+                           .rows = rows,
+                           .q = q,
+                           .limit = limit,
+                           .segment = segment,
+                           .k_page = k,
+                           .v_page = v,
+                           .scale = 1.0f / sqrtf((float)c->dim),
+                           .out_m = m,
+                           .out_l = l,
+                           .out_o = o};
 
     for (uint32_t i = 0; i < 16; i++) {
         k[i] = c->k[segment * 16 + i];
@@ -88,8 +98,8 @@ static void attend(const struct nef_kernels *set, const struct cache *c, uint32_
 }
 
 /* All rows over all segments that they see, in calls of at most PART rows, joined and finished: rows x dim. */
-static void attend_all(const struct nef_kernels *set, const struct cache *c, uint32_t rows, const uint32_t *limit, uint32_t part,
-                       float *out)
+static void attend_all(const struct nef_kernels *set, const struct cache *c, uint32_t rows, const uint32_t *limit,
+                       uint32_t part, float *out)
 {
     static struct partial sum[ROWS_MAX], here[ROWS_MAX];
     uint32_t row[ROWS_MAX], seen[ROWS_MAX];
@@ -110,7 +120,8 @@ static void attend_all(const struct nef_kernels *set, const struct cache *c, uin
                 if (segment == 0)
                     sum[row[i]] = here[i];
                 else
-                    set->attend_join(c->dim, &sum[row[i]].m, &sum[row[i]].l, sum[row[i]].o, here[i].m, here[i].l, here[i].o);
+                    set->attend_join(c->dim, &sum[row[i]].m, &sum[row[i]].l, sum[row[i]].o, here[i].m, here[i].l,
+                                     here[i].o);
             }
         }
     for (uint32_t i = 0; i < rows; i++)
@@ -147,8 +158,10 @@ static void test_pages_equal_scalar(void **state)
                         assert_memory_equal(a.k[i], b.k[i], values);
                         assert_memory_equal(a.v[i], b.v[i], values);
                         if (type == NEF_KV_I8) {
-                            assert_true(same_floats("k scales", (float *)(a.k[i] + values), (float *)(b.k[i] + values), 64));
-                            assert_true(same_floats("v scales", (float *)(a.v[i] + values), (float *)(b.v[i] + values), 64));
+                            assert_true(
+                                same_floats("k scales", (float *)(a.k[i] + values), (float *)(b.k[i] + values), 64));
+                            assert_true(
+                                same_floats("v scales", (float *)(a.v[i] + values), (float *)(b.v[i] + values), 64));
                         }
                     }
                     cache_done(&a);
@@ -174,8 +187,8 @@ static void compare_partials(struct random *r, enum nef_kv_type type, uint32_t d
         memset(got, 0x55, sizeof got);
         attend(*sets, &c, 0, rows, row, limit, got);
         for (uint32_t i = 0; i < rows; i++) {
-            (void)snprintf(what, sizeof what, "%s type %d dim %u row %u of %u limit %u", (*sets)->name, (int)type, dim, i, rows,
-                           limit[i]);
+            (void)snprintf(what, sizeof what, "%s type %d dim %u row %u of %u limit %u", (*sets)->name, (int)type, dim,
+                           i, rows, limit[i]);
             assert_true(same_floats(what, &expected[i].m, &got[i].m, 1));
             assert_true(same_floats(what, &expected[i].l, &got[i].l, 1));
             assert_true(same_floats(what, expected[i].o, got[i].o, dim));
@@ -235,35 +248,85 @@ static void test_segments_and_cuts_do_not_show(void **state)
         }
 }
 
-/* What lies in the cache behind a row's limit doesn't matter: a prompt may be cut anywhere. */
+/* A cache whose scores are the given ones: q = 8 e0, key = score e0, 1/sqrt(64) takes the 8 away. */
+static void put_score(const struct nef_kernels *set, struct cache *c, uint32_t pos, float score)
+{
+    float row[64] = {score};
+
+    set->kv_put(c->type, 64, false, c->k[pos / 64], pos % 64, row);
+}
+
+static void put_value(const struct nef_kernels *set, struct cache *c, uint32_t pos, float value)
+{
+    float row[64];
+
+    for (uint32_t i = 0; i < 64; i++)
+        row[i] = value;
+    set->kv_put(c->type, 64, true, c->v[pos / 64], pos % 64, row);
+}
+
+/* What lies in the cache behind a row's limit doesn't matter: a prompt may be cut anywhere. Built so that the sum is a
+ * zero whose sign would tell: the first tile's o is flushed to -0 by alpha, then every chain holds a flushed -0, and
+ * the last ones go on over hidden positions, which give -0 (values below zero) or 0 (not yet written). */
 static void test_hidden_positions_do_not_show(void **state)
 {
+    static const enum nef_kv_type kinds[] = {NEF_KV_BF16, NEF_KV_F32};
+    const uint32_t limit = 104;
     struct random r = {5};
 
     (void)state;
-    for (int type = NEF_KV_BF16; type <= NEF_KV_I8; type++) {
-        const struct nef_kernels *const *sets = fast_sets();
+    for (size_t t = 0; t < NEF_COUNT(kinds); t++)
+        for (int fast = 0; fast < 2; fast++) {
+            const struct nef_kernels *const one[] = {scalar_set(), NULL}, *const *sets = fast ? fast_sets() : one;
 
-        for (; *sets != NULL; sets++)
-            for (uint32_t limit = 0; limit < 64; limit += 7) {
+            for (; *sets != NULL; sets++) {
                 float whole[64], cut[64];
                 struct cache c;
 
-                cache_init(&c, &r, *sets, (enum nef_kv_type)type, 64, 64, PLAIN);
-                for (uint32_t i = 0; i < 64 * (limit + 1); i++)
-                    c.values[i] *= i % 5 == 0 ? -1e-38f : 0.0f; /* sums that are zeros of either sign */
-                for (uint32_t i = 0; i <= limit; i++)
-                    (*sets)->kv_put(c.type, 64, true, c.v[0], i, c.values + (size_t)i * 64);
-                attend_all(*sets, &c, 1, &limit, 1, whole);
-                for (uint32_t i = limit + 1; i < 64; i++) { /* not yet written */
-                    memset(c.keys + (size_t)i * 64, 0, 64 * 4);
-                    (*sets)->kv_put(c.type, 64, false, c.k[0], i, c.keys + (size_t)i * 64);
-                    (*sets)->kv_put(c.type, 64, true, c.v[0], i, c.keys + (size_t)i * 64);
+                cache_init(&c, &r, *sets, kinds[t], 64, 128, PLAIN);
+                memset(c.queries, 0, 64 * 4);
+                c.queries[0] = 8;
+                for (uint32_t i = 0; i < 128; i++) {
+                    put_score(*sets, &c, i, i == 0 || i >= 64 ? 0.0f : -100.0f);
+                    put_value(*sets, &c, i, i < 64 ? 0.0f : i <= limit ? -0.0f : -1.0f);
                 }
+                put_value(*sets, &c, 0, -0x1p-126f);
+                put_score(*sets, &c, 66, 2);
+                for (uint32_t i = 64; i < 128; i += 32) {
+                    put_value(*sets, &c, i, -0x1p-126f);
+                    put_value(*sets, &c, i + 1, -0x1p-126f);
+                }
+                attend_all(*sets, &c, 1, &limit, 1, whole);
+                for (uint32_t i = limit + 1; i < 128; i++)
+                    put_value(*sets, &c, i, 0.0f);
                 attend_all(*sets, &c, 1, &limit, 1, cut);
                 assert_memory_equal(whole, cut, sizeof whole);
                 cache_done(&c);
             }
+        }
+}
+
+/* Scores that are flushed to -0: m is 0 for every set. */
+static void test_a_maximum_of_zeros_is_plus_zero(void **state)
+{
+    const struct nef_kernels *const *sets = fast_sets();
+    const uint32_t limit = 10, row = 0;
+    struct random r = {7};
+
+    (void)state;
+    for (; *sets != NULL; sets++) {
+        struct partial scalar, got;
+        struct cache c;
+
+        cache_init(&c, &r, *sets, NEF_KV_F32, 64, 64, PLAIN);
+        memset(c.queries, 0, 64 * 4);
+        c.queries[0] = 1;
+        for (uint32_t i = 0; i <= limit; i++)
+            put_score(*sets, &c, i, -0x1p-126f);
+        attend(scalar_set(), &c, 0, 1, &row, &limit, &scalar);
+        attend(*sets, &c, 0, 1, &row, &limit, &got);
+        assert_true(!signbit(scalar.m) && !signbit(got.m) && scalar.m == 0 && got.m == 0);
+        cache_done(&c);
     }
 }
 
@@ -307,7 +370,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_pages_equal_scalar),           cmocka_unit_test(test_partials_equal_scalar),
         cmocka_unit_test(test_broken_values_are_broken_alike), cmocka_unit_test(test_segments_and_cuts_do_not_show),
-        cmocka_unit_test(test_hidden_positions_do_not_show), cmocka_unit_test(test_scalar_is_near_float64),
+        cmocka_unit_test(test_hidden_positions_do_not_show), cmocka_unit_test(test_a_maximum_of_zeros_is_plus_zero),
+        cmocka_unit_test(test_scalar_is_near_float64),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -28,7 +28,8 @@ float random_unit(struct random *r)
 
 static float wild(struct random *r)
 {
-    static const float special[] = {0.0f, -0.0f, 0x1p-149f, -0x1.fffffcp-127f, 0x1p-126f, -0x1p-120f, 1e-37f, 1e30f, -1e15f, 1e8f};
+    static const float special[] = {0.0f,  -0.0f,  0x1p-149f, -0x1.fffffcp-127f, 0x1p-126f, -0x1p-120f, 1e-37f,
+                                    1e30f, -1e15f, 1e8f};
 
     switch (random_below(r, 8)) {
     case 0:

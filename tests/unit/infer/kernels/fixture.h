@@ -14,7 +14,8 @@ uint64_t random_next(struct random *r);
 uint32_t random_below(struct random *r, uint32_t limit);
 float random_unit(struct random *r); /* -1 .. 1 */
 
-/* PLAIN: -1 .. 1. WILD: also 0, -0, subnormals, 1e-37 .. 1e30, and runs of zeros. BROKEN: WILD with some NaNs and infinities. */
+/* PLAIN: -1 .. 1. WILD: also 0, -0, subnormals, 1e-37 .. 1e30, and runs of zeros. BROKEN: WILD with some NaNs and
+ * infinities. */
 enum values { PLAIN, WILD, BROKEN };
 void random_floats(struct random *r, enum values kind, size_t count, float *out);
 /* Rows of a tensor as a GGUF has them. WILD: scales may be 0, subnormal or large. */

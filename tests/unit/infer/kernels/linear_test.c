@@ -1,5 +1,5 @@
-/* Packing against the file's own rows; linear layers: every set against scalar bit by bit, however they are cut, and scalar
- * against float64. */
+/* Packing against the file's own rows; linear layers: every set against scalar bit by bit, however they are cut, and
+ * scalar against float64. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -57,7 +57,8 @@ static void layer_done(struct layer *l)
 }
 
 /* y (rows x n) of ROWS rows from row0 on, prepared in two parts, tiles in parts of at most `part`. */
-static void run(const struct nef_kernels *set, const struct layer *l, uint32_t row0, uint32_t rows, uint32_t part, float *y)
+static void run(const struct nef_kernels *set, const struct layer *l, uint32_t row0, uint32_t rows, uint32_t part,
+                float *y)
 {
     void *buffer = room(nef_act_bytes(rows, l->m.k)), *scratch = room(nef_matmul_scratch(l->m.k));
     struct nef_act act;
@@ -83,8 +84,8 @@ static void compare_sets(struct random *r, uint32_t type, uint32_t n, uint32_t k
     layer_init(&l, r, type, n, k, rows, weights, activations);
     run(scalar_set(), &l, 0, rows, l.m.tiles, expected);
     for (; *sets != NULL; sets++) {
-        (void)snprintf(what, sizeof what, "%s %s n %u k %u rows %u values %d %d", (*sets)->name, nef_ggml_type_name(type), n, k,
-                       rows, (int)weights, (int)activations);
+        (void)snprintf(what, sizeof what, "%s %s n %u k %u rows %u values %d %d", (*sets)->name,
+                       nef_ggml_type_name(type), n, k, rows, (int)weights, (int)activations);
         memset(y, 0x55, (count + 1) * sizeof(float));
         run(*sets, &l, 0, rows, l.m.tiles, y);
         assert_true(same_floats(what, expected, y, count));
@@ -174,7 +175,8 @@ static void test_sets_equal_scalar_for_shapes(void **state)
             uint32_t k = k_type(types[t]) ? (columns[i] + 255) / 256 * 256 : columns[i];
 
             for (size_t j = 0; j < NEF_COUNT(rows); j++)
-                compare_sets(&r, types[t], outputs[(i + j) % NEF_COUNT(outputs)], k, rows[j], j % 2 == 0 ? WILD : PLAIN, WILD);
+                compare_sets(&r, types[t], outputs[(i + j) % NEF_COUNT(outputs)], k, rows[j], j % 2 == 0 ? WILD : PLAIN,
+                             WILD);
         }
 }
 
@@ -295,7 +297,8 @@ static void test_scalar_is_near_float64(void **state)
                 if (types[t] == NEF_GGML_BF16)
                     bound += BF16_STEP * size;
                 else if (types[t] != NEF_GGML_F16 && types[t] != NEF_GGML_F32)
-                    bound += X16_STEP * weight + CHAIN_STEP * 40 * weight; /* q*s and m are summed apart: both are larger */
+                    bound +=
+                        X16_STEP * weight + CHAIN_STEP * 40 * weight; /* q*s and m are summed apart: both are larger */
                 assert_true(fabs((double)y[row * n + i] - sum) <= bound);
             }
         }

@@ -68,7 +68,8 @@ static void test_halves_are_read_and_rounded(void **state)
             assert_true(fraction == 0 ? isinf(f) : isnan(f));
             continue;
         }
-        assert_true((double)f == sign * (exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, (int)exponent - 25)));
+        assert_true((double)f ==
+                    sign * (exponent == 0 ? ldexp(fraction, -24) : ldexp(1024 + fraction, (int)exponent - 25)));
         if (!isnan(nef_f32_of_bf16((uint16_t)h)) && (h & 0x7f80) != 0)
             assert_int_equal(nef_bf16_of_f32(nef_f32_of_bf16((uint16_t)h)), h);
     }
@@ -183,8 +184,8 @@ static void nudge(float *y)
     *y = nef_f32_of_bits(nef_bits_of_f32(*y) ^ 1);
 }
 
-static void wrong_matmul(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
-                         size_t y_stride, void *scratch)
+static void wrong_matmul(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles,
+                         float *y, size_t y_stride, void *scratch)
 {
     scalar_set()->matmul(m, act, tile0, tiles, y, y_stride, scratch);
     if (m->scales_kind == NEF_SCALES_K6)
