@@ -4,14 +4,16 @@
  *                     ^                  |
  *                     +---- put back ----+
  *
- * One thread does everything but generate and cancel: it looks for what was cancelled, admits, plans a batch (schedule.c), runs the
- * model, samples, calls back. Its steps take from 10 milliseconds to some 100, which is how long a new or cancelled request waits.
+ * One thread does everything but generate and cancel: it looks for what was cancelled, admits, plans a batch
+ * (schedule.c), runs the model, samples, calls back. Its steps take from 10 milliseconds to some 100, which is how long
+ * a new or cancelled request waits.
  *
- * Memory. A request is admitted in order of arrival, when there are a slot and pages for all its tokens so far and one more, beyond
- * what those that run have been promised. As sequences grow pages can still run out: then the youngest is put back to the head
- * of the queue and computed again later. By docs/numerics.md that gives the same bits, so its client sees only a pause, and
- * most of its pages are usually found again. It can't end in a deadlock: the oldest is never put back, the cache holds at least one
- * sequence of full length (checked at start), and pages that nobody holds can always be taken.
+ * Memory. A request is admitted in order of arrival, when there are a slot and pages for all its tokens so far and one
+ * more, beyond what those that run have been promised. As sequences grow pages can still run out: then the youngest is
+ * put back to the head of the queue and computed again later. By docs/numerics.md that gives the same bits, so its
+ * client sees only a pause, and most of its pages are usually found again. It can't end in a deadlock: the oldest is
+ * never put back, the cache holds at least one sequence of full length (checked at start), and pages that nobody holds
+ * can always be taken.
  *
  * Ownership: a generation has one reference of its caller's and one of the engine's, which ends with finished().
  * `running` is in order of arrival: those put back are the first to be admitted again. */
@@ -120,7 +122,8 @@ static void drop_running(struct nef_engine *e, uint32_t index)
     memmove(&e->running[index], &e->running[index + 1], (e->running_count - index) * sizeof(e->running[0]));
 }
 
-nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *request, struct nef_generation **out_generation)
+nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *request,
+                            struct nef_generation **out_generation)
 {
     struct nef_generation *g;
     nef_err err = NEF_OK;
@@ -358,8 +361,8 @@ static void sample_part(void *context, uint32_t part, void *scratch)
     struct nef_engine *e = context;
     const struct nef_generation *g = e->sampled[part];
 
-    e->chosen_err[part] = nef_sample(&g->request.sampling, e->logits + (size_t)part * e->config->vocab, e->config->vocab,
-                                     g->count, scratch, &e->chosen[part]);
+    e->chosen_err[part] = nef_sample(&g->request.sampling, e->logits + (size_t)part * e->config->vocab,
+                                     e->config->vocab, g->count, scratch, &e->chosen[part]);
 }
 
 static nef_err append(struct nef_generation *g, uint32_t token)
@@ -371,7 +374,8 @@ static nef_err append(struct nef_generation *g, uint32_t token)
         if (grown == NULL)
             return NEF_E_NOMEM;
         memcpy(grown, g->tokens, (size_t)g->count * sizeof(grown[0]));
-        nef_wipe(g->tokens, (size_t)g->room * sizeof(g->tokens[0])); /* as when it is freed; realloc would leave a copy */
+        /* as when it is freed; realloc would leave a copy */
+        nef_wipe(g->tokens, (size_t)g->room * sizeof(g->tokens[0]));
         free(g->tokens);
         g->tokens = grown;
         g->room = room;

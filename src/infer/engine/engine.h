@@ -18,7 +18,7 @@ struct nef_engine_options {
     uint32_t slots;           /* sequences at once (1 .. NEF_ENGINE_SLOTS_MAX) */
     uint32_t context;         /* positions of one sequence at most (2 .. NEF_MODEL_CONTEXT_MAX) */
     enum nef_kv_type kv_type;
-    uint64_t kv_bytes;        /* memory of the cache at most, at least that of one sequence; 0: what all slots can use, but not
+    uint64_t kv_bytes; /* memory of the cache at most, at least that of one sequence; 0: what all slots can use, but not
                                * more than half of the machine's memory */
     uint32_t waiting_max;     /* requests that wait for a slot; more are refused with NEF_E_BUSY */
 };
@@ -26,7 +26,8 @@ struct nef_engine_options {
 NEF_MUST_CHECK nef_err nef_engine_start(const struct nef_engine_options *options, struct nef_engine **out_engine);
 /* No new requests from here on (NEF_E_CLOSED); returns when all that were accepted have ended. Not from a callback. */
 void nef_engine_drain(struct nef_engine *engine);
-/* Cancels what runs (each gets its end), joins the thread, frees. Nobody calls into the engine at that time or afterwards. */
+/* Cancels what runs (each gets its end), joins the thread, frees. Nobody calls into the engine at that time or
+ * afterwards. */
 void nef_engine_stop(struct nef_engine *engine);
 
 enum nef_finish { NEF_FINISH_NONE, NEF_FINISH_STOP, NEF_FINISH_LENGTH, NEF_FINISH_CANCELLED, NEF_FINISH_ERROR };
@@ -46,9 +47,9 @@ struct nef_generate {
     void (*finished)(void *context, enum nef_finish finish, nef_err err, uint32_t cached);
     void *context;
 };
-/* Any thread. *out_generation is one reference, the caller's; callbacks may come before this returns. Errors: NEF_E_RANGE
- * (empty prompt, a token out of the vocabulary, longer than the context), NEF_E_BUSY (too many wait), NEF_E_CLOSED,
- * NEF_E_NOMEM; then no callback is made. */
+/* Any thread. *out_generation is one reference, the caller's; callbacks may come before this returns. Errors:
+ * NEF_E_RANGE (empty prompt, a token out of the vocabulary, longer than the context), NEF_E_BUSY (too many wait),
+ * NEF_E_CLOSED, NEF_E_NOMEM; then no callback is made. */
 NEF_MUST_CHECK nef_err nef_engine_generate(struct nef_engine *engine, const struct nef_generate *g,
                                            struct nef_generation **out_generation);
 /* Any thread: ends it soon (finished is still called). Harmless when it has ended. */

@@ -1,12 +1,14 @@
 /* Sampling; see sampler.h and docs/numerics.md section 4.
  *
- * The weight of a token is exp(logit/temperature - the largest such), in float; sums are double and go through tokens in one order:
- * by id where no filter needs an order, else from likely to unlikely (equals: lower id first). Which of the two applies
- * depends on the request's parameters alone. A weight below exp(-80) counts as 0: together such tokens are less likely than 1e-28.
+ * The weight of a token is exp(logit/temperature - the largest such), in float; sums are double and go through tokens
+ * in one order: by id where no filter needs an order, else from likely to unlikely (equals: lower id first). Which of
+ * the two applies depends on the request's parameters alone. A weight below exp(-80) counts as 0: together such tokens
+ * are less likely than 1e-28.
  *
- * Sorting 150,000 logits for each token would cost more than a small model's layer, and filters keep few of them. So a histogram
- * over the leading bits of the logits finds a threshold that the most likely ones exceed; those are sorted, and only if the
- * filter wants more is the threshold lowered. The order is total, so what comes out doesn't depend on the threshold.
+ * Sorting 150,000 logits for each token would cost more than a small model's layer, and filters keep few of them. So a
+ * histogram over the leading bits of the logits finds a threshold that the most likely ones exceed; those are sorted,
+ * and only if the filter wants more is the threshold lowered. The order is total, so what comes out doesn't depend on
+ * the threshold.
  *
  * Compiled without contraction to fma (meson.build): the same source must round the same on every machine. */
 #include "infer/engine/sampler.h"
@@ -49,7 +51,8 @@ double nef_sampler_random(uint64_t seed, uint64_t position)
 
 /* ---- weights ---- */
 
-/* exp(x) for x <= 0, 0 below -80; relative error < 3e-7. Range reduction with ln 2 in two parts, polynomial of Cephes' expf. */
+/* exp(x) for x <= 0, 0 below -80; relative error < 3e-7. Range reduction with ln 2 in two parts, polynomial of Cephes'
+ * expf. */
 static inline float weight_of(float x)
 {
     float shifted = x * 1.44269504f + 12582912.0f; /* rounds to an integer in the low bits of the mantissa */
@@ -208,7 +211,8 @@ static uint32_t reach(const float *weights, uint32_t count, double part, double 
 
 size_t nef_sampler_scratch(uint32_t vocab)
 {
-    return 2 * (size_t)vocab * sizeof(struct entry) + 2 * ((size_t)vocab + 1) * sizeof(float) + BUCKETS * sizeof(uint32_t);
+    return 2 * (size_t)vocab * sizeof(struct entry) + 2 * ((size_t)vocab + 1) * sizeof(float) +
+           BUCKETS * sizeof(uint32_t);
 }
 
 nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t vocab, uint64_t position, void *scratch,

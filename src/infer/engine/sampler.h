@@ -18,8 +18,8 @@ struct nef_sampling {
 void nef_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 /* A number in [0, 1), a multiple of 2^-53, for a position: from the block of counter (position, 0), key seed. */
 double nef_sampler_random(uint64_t seed, uint64_t position);
-/* Token for POSITION from VOCAB logits (kept as they are). scratch: nef_sampler_scratch(vocab) bytes, 8-byte aligned. Errors: NEF_E_CORRUPT (no finite
- * logit, or a NaN). */
+/* Token for POSITION from VOCAB logits (kept as they are). scratch: nef_sampler_scratch(vocab) bytes, 8-byte aligned.
+ * Errors: NEF_E_CORRUPT (no finite logit, or a NaN). */
 size_t nef_sampler_scratch(uint32_t vocab);
 NEF_MUST_CHECK nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t vocab, uint64_t position,
                                   void *scratch, uint32_t *out_token);

@@ -5,9 +5,9 @@
  *   items         one for each block, and for each of its segments if it is split
  *   tasks         (item, kv head)
  *
- * A block is split when its task would be so large that threads would wait for it: the segment (1,024 positions from the
- * sequence's start) is the unit, since docs/numerics.md joins segments in ascending order whoever computed them. So how a batch is
- * cut changes nothing in the bits.
+ * A block is split when its task would be so large that threads would wait for it: the segment (1,024 positions from
+ * the sequence's start) is the unit, since docs/numerics.md joins segments in ascending order whoever computed them. So
+ * how a batch is cut changes nothing in the bits.
  *
  * The plan is made once for a batch and used in every layer. */
 #include <string.h>
@@ -84,8 +84,8 @@ static void add_items(struct nef_model *model)
         struct block *b = &f->blocks[i];
         size_t floats = (size_t)c->heads * b->segments * b->rows * (c->head_dim + 2);
 
-        b->split = nef_pool_threads(model->pool) > 1 && b->segments > 1 && cost_of(f, b) > most && b->segments - 1 <= left &&
-                   floats <= PARTIAL_BYTES_MAX / sizeof(float) - partial_at;
+        b->split = nef_pool_threads(model->pool) > 1 && b->segments > 1 && cost_of(f, b) > most &&
+                   b->segments - 1 <= left && floats <= PARTIAL_BYTES_MAX / sizeof(float) - partial_at;
         if (!b->split) {
             f->items[f->item_count++] = (struct item){i, 0, b->segments};
             continue;
@@ -208,7 +208,8 @@ size_t nef_attention_scratch(const struct nef_model_config *config)
 }
 
 /* Where a split block's result of (kv head, segment, row) lies: head_dim floats of o, then m, then l. */
-static float *partial_of(const struct nef_model *model, const struct block *b, uint32_t kv_head, uint32_t segment, uint32_t row)
+static float *partial_of(const struct nef_model *model, const struct block *b, uint32_t kv_head, uint32_t segment,
+                         uint32_t row)
 {
     const struct nef_model_config *c = &model->config;
     uint32_t group = c->heads / c->kv_heads;
@@ -285,7 +286,8 @@ static void attend_part(void *context, uint32_t part, void *scratch)
                 s->o[i][c->head_dim] = s->m[i];
                 s->o[i][c->head_dim + 1] = s->l[i];
             } else {
-                model->kernels->attend_join(c->head_dim, &s->all_m[i], &s->all_l[i], s->all_o[i], s->m[i], s->l[i], s->o[i]);
+                model->kernels->attend_join(c->head_dim, &s->all_m[i], &s->all_l[i], s->all_o[i], s->m[i], s->l[i],
+                                            s->o[i]);
             }
         }
     }

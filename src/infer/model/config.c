@@ -1,7 +1,8 @@
 /* From a GGUF's metadata to a model's shape; see model.h. PURE.
  *
- * Every value that sizes something is bounded here, once, so that no product of them overflows later and the rest of the model
- * needs no checks. A key that would change the computation and that we don't implement is refused by name, not ignored. */
+ * Every value that sizes something is bounded here, once, so that no product of them overflows later and the rest of
+ * the model needs no checks. A key that would change the computation and that we don't implement is refused by name,
+ * not ignored. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -98,7 +99,8 @@ static void read_arch(struct reader *r, struct nef_model_config *c)
         c->arch = NEF_ARCH_QWEN3;
         r->arch = "qwen3";
     } else {
-        fail(r, NEF_E_UNSUPPORTED, "general.architecture is %.*s; qwen2 and qwen3 are supported", shown(&name), name.data);
+        fail(r, NEF_E_UNSUPPORTED, "general.architecture is %.*s; qwen2 and qwen3 are supported", shown(&name),
+             name.data);
     }
 }
 
@@ -125,10 +127,11 @@ static void read_shape(struct reader *r, struct nef_model_config *c)
     if (c->ffn % NEF_BLOCK_COLS != 0)
         fail(r, NEF_E_INVALID, "%s.feed_forward_length is %u: not a multiple of 32", r->arch, c->ffn);
     if (c->heads % c->kv_heads != 0)
-        fail(r, NEF_E_INVALID, "%s.attention.head_count_kv is %u: doesn't divide %u heads", r->arch, c->kv_heads, c->heads);
+        fail(r, NEF_E_INVALID, "%s.attention.head_count_kv is %u: doesn't divide %u heads", r->arch, c->kv_heads,
+             c->heads);
     if (c->heads / c->kv_heads > NEF_MODEL_GROUP_MAX)
-        fail(r, NEF_E_UNSUPPORTED, "%s.attention.head_count_kv is %u: more than %u heads share one", r->arch, c->kv_heads,
-             NEF_MODEL_GROUP_MAX);
+        fail(r, NEF_E_UNSUPPORTED, "%s.attention.head_count_kv is %u: more than %u heads share one", r->arch,
+             c->kv_heads, NEF_MODEL_GROUP_MAX);
     if (c->head_dim % NEF_BLOCK_COLS != 0)
         fail(r, NEF_E_UNSUPPORTED, "%s.attention.key_length is %u: not a multiple of 32", r->arch, c->head_dim);
     if (c->heads * c->head_dim > NEF_MODEL_WIDTH_MAX)
@@ -136,14 +139,15 @@ static void read_shape(struct reader *r, struct nef_model_config *c)
     if (value_dim != c->head_dim)
         fail(r, NEF_E_UNSUPPORTED, "%s.attention.value_length is %u, key_length %u", r->arch, value_dim, c->head_dim);
     if (rope_dim != c->head_dim)
-        fail(r, NEF_E_UNSUPPORTED, "%s.rope.dimension_count is %u of %u: partial rotation", r->arch, rope_dim, c->head_dim);
+        fail(r, NEF_E_UNSUPPORTED, "%s.rope.dimension_count is %u of %u: partial rotation", r->arch, rope_dim,
+             c->head_dim);
     if (window > 0 && window < c->context)
         fail(r, NEF_E_UNSUPPORTED, "%s.attention.sliding_window is %u: windows aren't supported", r->arch, window);
     c->rms_eps = (float)number(r, "attention.layer_norm_rms_epsilon", 1e-12, 1e-1, NAN);
 }
 
-/* llama.cpp's keys and defaults (llama-model.cpp, load_hparams; llama-context.cpp): a factor of 0 means 1, the older key is
- * rope.scale_linear, and a factor without a type is linear. */
+/* llama.cpp's keys and defaults (llama-model.cpp, load_hparams; llama-context.cpp): a factor of 0 means 1, the older
+ * key is rope.scale_linear, and a factor without a type is linear. */
 static void read_rope(struct reader *r, struct nef_model_config *c)
 {
     struct nef_gguf_string type = {"linear", 6};

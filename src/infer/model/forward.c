@@ -8,12 +8,12 @@
  *       h = norm(x);  x += (silu(h·Wgate) × h·Wup)·Wdown
  *   logits = norm(x)·Wout, of the rows that want them
  *
- * Each line is one or two jobs of the pool. What is elementwise is done by the thread that has just computed those outputs (biases,
- * SiLU, residual), so a decode step of one row has five jobs a layer; between them the caller alone norms and quantizes that row,
- * which takes less time than handing it out.
+ * Each line is one or two jobs of the pool. What is elementwise is done by the thread that has just computed those
+ * outputs (biases, SiLU, residual), so a decode step of one row has five jobs a layer; between them the caller alone
+ * norms and quantizes that row, which takes less time than handing it out.
  *
- * How a job is cut never changes a bit: matrices are cut by outputs, the rest by rows. Nothing is allocated here: buffers are
- * reserved at load for the largest batch, and touched only as far as batches reach. */
+ * How a job is cut never changes a bit: matrices are cut by outputs, the rest by rows. Nothing is allocated here:
+ * buffers are reserved at load for the largest batch, and touched only as far as batches reach. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,7 +128,8 @@ static void embed_part(void *context, uint32_t part, void *scratch)
             nef_unpack_row(&model->output, f->rows[row].token, x);
         else
             nef_gguf_row(model->embedding, f->rows[row].token, x);
-        nef_rope_fill(&model->rope, f->rows[row].position, f->cosines + (size_t)row * half, f->sines + (size_t)row * half);
+        nef_rope_fill(&model->rope, f->rows[row].position, f->cosines + (size_t)row * half,
+                      f->sines + (size_t)row * half);
     }
 }
 
@@ -144,7 +145,8 @@ static void prepare_part(void *context, uint32_t part, void *scratch)
     for (uint32_t row = from; row < to && job->norm != NULL; row++) {
         size_t source = job->select == NULL ? row : job->select[row];
 
-        model->kernels->rms_norm(k, job->from + source * k, job->norm, model->config.rms_eps, model->forward->h + (size_t)row * k);
+        model->kernels->rms_norm(k, job->from + source * k, job->norm, model->config.rms_eps,
+                                 model->forward->h + (size_t)row * k);
     }
     for (uint32_t i = 0; i < job->matrix_count; i++) {
         bool done = false; /* for another matrix of the same kind */
@@ -158,8 +160,9 @@ static void prepare_part(void *context, uint32_t part, void *scratch)
 }
 
 /* ROWS rows of FROM (those of SELECT, if given), normed by NORM if given, in the forms that MATRICES need. */
-static void prepare(struct nef_model *model, const float *from, const uint32_t *select, uint32_t rows, const float *norm,
-                    const struct nef_matrix *const *matrices, uint32_t matrix_count, struct nef_act *out_act)
+static void prepare(struct nef_model *model, const float *from, const uint32_t *select, uint32_t rows,
+                    const float *norm, const struct nef_matrix *const *matrices, uint32_t matrix_count,
+                    struct nef_act *out_act)
 {
     struct rows_job job = {.model = model, .rows = rows, .norm = norm, .from = from, .select = select, .act = out_act,
                            .matrices = matrices, .matrix_count = matrix_count};
@@ -206,7 +209,8 @@ static void finish(const struct linear_job *job, const struct output *out, uint3
     }
 }
 
-static void multiply(const struct linear_job *job, const struct output *out, uint32_t tile0, uint32_t tiles, void *scratch)
+static void multiply(const struct linear_job *job, const struct output *out, uint32_t tile0, uint32_t tiles,
+                     void *scratch)
 {
     job->model->kernels->matmul(out->matrix, job->act, tile0, tiles, out->y, out->matrix->n, scratch);
 }
@@ -218,7 +222,8 @@ static void linear_part(void *context, uint32_t part, void *scratch)
 
     /* SILU: both matrices have the same shape and a part takes the same outputs of both. */
     if (job->after != SILU)
-        for (uint32_t parts; part >= (parts = (job->outputs[i].matrix->tiles + job->part_tiles - 1) / job->part_tiles); i++)
+        for (uint32_t parts; part >= (parts = (job->outputs[i].matrix->tiles + job->part_tiles - 1) / job->part_tiles);
+             i++)
             part -= parts;
     tile0 = part * job->part_tiles;
     tiles = NEF_MIN(job->part_tiles, job->outputs[i].matrix->tiles - tile0);
@@ -230,10 +235,11 @@ static void linear_part(void *context, uint32_t part, void *scratch)
 }
 
 /* outputs = act · matrices, all in one job. */
-static void linear(struct nef_model *model, const struct nef_act *act, const struct output *outputs, uint32_t output_count,
-                   enum after after)
+static void linear(struct nef_model *model, const struct nef_act *act, const struct output *outputs,
+                   uint32_t output_count, enum after after)
 {
-    struct linear_job job = {.model = model, .act = act, .outputs = outputs, .output_count = output_count, .after = after};
+    struct linear_job job = {
+        .model = model, .act = act, .outputs = outputs, .output_count = output_count, .after = after};
     uint32_t wanted = nef_pool_threads(model->pool) * PARTS_PER_THREAD, tiles = 0, parts = 0;
     uint64_t tile_work = 0;
 

@@ -4,11 +4,13 @@
 
 #include "infer/model/model_internal.h"
 
-#define ATTEND_ROWS_MAX   64u          /* query rows (tokens times heads of a group) of one task: K and V are read once for all */
+/* query rows (tokens times heads of a group) of one task: K and V are read once for all */
+#define ATTEND_ROWS_MAX   64u
 #define ATTEND_ITEMS_MAX  4096u
 #define PARTIAL_BYTES_MAX (64u << 20)  /* results of segments that wait to be joined; beyond that tasks aren't split */
 
-/* Rows of one sequence whose positions lie in one page: written by one thread, so that no two touch the same cache line. */
+/* Rows of one sequence whose positions lie in one page: written by one thread, so that no two touch the same cache
+ * line. */
 struct piece {
     uint32_t row0, rows, page;
 };

@@ -9,10 +9,11 @@
  *
  * Clean pages go first, then dirty ones, then kept ones: a prefix is forgotten only when the room is needed.
  *
- * The name of a full page is SHA-256(name of the page before it, its 64 tokens), and that of the page before the first is
- * SHA-256(secret of this cache, salt). So equal names mean equal salts and equal tokens from position 0, and nobody who chooses tokens
- * and salts can make two names, or two buckets, collide. With the numerics of docs/numerics.md it follows that the bytes of two
- * pages of one name are equal: positions of a page depend on the tokens before them and on nothing else.
+ * The name of a full page is SHA-256(name of the page before it, its 64 tokens), and that of the page before the first
+ * is SHA-256(secret of this cache, salt). So equal names mean equal salts and equal tokens from position 0, and nobody
+ * who chooses tokens and salts can make two names, or two buckets, collide. With the numerics of docs/numerics.md it
+ * follows that the bytes of two pages of one name are equal: positions of a page depend on the tokens before them and
+ * on nothing else.
  *
  * One page holds all layers: (layer, kv_head, K then V), so a page is one piece of memory of some MiB, and huge pages
  * of the system waste little. */
@@ -79,7 +80,8 @@ nef_err nef_kv_open(const struct nef_kv_options *options, struct nef_kv_cache **
         return NEF_E_NOMEM;
     cache->options = *options;
     cache->part_bytes = nef_kv_page_bytes(options->type, options->head_dim);
-    if (__builtin_mul_overflow(cache->part_bytes, (size_t)options->layers * options->kv_heads * 2, &cache->page_bytes) ||
+    if (__builtin_mul_overflow(cache->part_bytes, (size_t)options->layers * options->kv_heads * 2,
+                               &cache->page_bytes) ||
         __builtin_mul_overflow(cache->page_bytes, (size_t)options->pages, &cache->bytes))
         goto out;
     while (buckets < options->pages && buckets < 1u << 31)
@@ -176,7 +178,8 @@ static void name_next(struct nef_kv_cache *cache, uint8_t name[NAME_BYTES], cons
 {
     nef_hash_reset(cache->hash);
     nef_hash_update(cache->hash, name, NAME_BYTES);
-    nef_hash_update(cache->hash, tokens, NEF_KV_TILE * sizeof(tokens[0])); /* in memory only: byte order doesn't matter */
+    /* in memory only: byte order doesn't matter */
+    nef_hash_update(cache->hash, tokens, NEF_KV_TILE * sizeof(tokens[0]));
     nef_hash_final(cache->hash, name);
 }
 
@@ -325,7 +328,8 @@ void nef_kv_sequence_close(struct nef_kv_sequence *sequence)
 {
     if (sequence == NULL)
         return;
-    /* Last page first, so that of a prompt its end is forgotten before its beginning, without which it can't be found. */
+    /* Last page first, so that of a prompt its end is forgotten before its beginning, without which it can't be
+     * found. */
     for (uint32_t i = sequence->count; i-- > 0;)
         let_go(sequence->cache, sequence->pages[i]);
     sequence->cache->sequences--;

@@ -1,9 +1,9 @@
 /* The KV cache: pages of NEF_KV_TILE positions for all layers and kv heads, shared by content.
  *
- * A sequence holds a list of pages. A full page is known by a hash chained over (salt, the tokens of all pages before it,
- * its own tokens): a new sequence with the same beginning and salt takes those pages instead of computing them (they are
- * read-only and counted). Pages that no sequence holds stay until the room is needed, least recently used out first. A page
- * that is handed out anew is zeroed first, so nothing of another's prompt is left.
+ * A sequence holds a list of pages. A full page is known by a hash chained over (salt, the tokens of all pages before
+ * it, its own tokens): a new sequence with the same beginning and salt takes those pages instead of computing them
+ * (they are read-only and counted). Pages that no sequence holds stay until the room is needed, least recently used out
+ * first. A page that is handed out anew is zeroed first, so nothing of another's prompt is left.
  *
  * Memory is reserved at start and touched on demand. Not thread-safe: the engine's thread alone. */
 #ifndef NEF_INFER_KVCACHE_H
@@ -30,16 +30,18 @@ uint64_t nef_kv_page_total_bytes(const struct nef_kv_cache *cache);
 uint32_t nef_kv_pages_free(const struct nef_kv_cache *cache); /* unused, or held by nobody */
 
 /* A new sequence for TOKENS (the prompt), with as many shared pages as match; *out_cached positions (a multiple of
- * NEF_KV_TILE, below count, so that at least one token is computed) need no forward pass. salt: 32 bytes, sets apart tenants.
- * Errors: NEF_E_NOMEM. */
+ * NEF_KV_TILE, below count, so that at least one token is computed) need no forward pass. salt: 32 bytes, sets apart
+ * tenants. Errors: NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_kv_sequence_open(struct nef_kv_cache *cache, const uint8_t salt[32], const uint32_t *tokens,
-                                            uint32_t count, uint32_t *out_cached, struct nef_kv_sequence **out_sequence);
+                                            uint32_t count, uint32_t *out_cached,
+                                            struct nef_kv_sequence **out_sequence);
 void nef_kv_sequence_close(struct nef_kv_sequence *sequence); /* its full pages stay findable */
-/* Pages for positions below POSITIONS. NEF_E_BUSY: not enough are free now; NEF_E_NOMEM. Then the sequence is as before. */
+/* Pages for positions below POSITIONS. NEF_E_BUSY: not enough are free now; NEF_E_NOMEM. Then the sequence is as
+ * before. */
 NEF_MUST_CHECK nef_err nef_kv_reserve(struct nef_kv_sequence *sequence, uint32_t positions);
 uint32_t nef_kv_reserved(const struct nef_kv_sequence *sequence); /* positions that pages exist for */
-/* Say which token was computed at which position (in order, after the forward pass): makes full pages findable. A page that another
- * sequence has made findable in the meantime takes the place of this one's (their bits are equal). */
+/* Say which token was computed at which position (in order, after the forward pass): makes full pages findable. A page
+ * that another sequence has made findable in the meantime takes the place of this one's (their bits are equal). */
 void nef_kv_note(struct nef_kv_sequence *sequence, uint32_t position, uint32_t token);
 
 /* For the forward pass: the K or V part of a page. page: index in the sequence. */

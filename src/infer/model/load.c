@@ -6,8 +6,8 @@
  *   packfile.c  keeps the packed form in a cache file, if asked
  *   forward.c   allocates the buffers of a batch
  *
- * What stays mapped of the file: its metadata, which the tokenizer and the chat template read, and, in a model whose embedding
- * isn't tied to its output, the embedding's rows that are in use. */
+ * What stays mapped of the file: its metadata, which the tokenizer and the chat template read, and, in a model whose
+ * embedding isn't tied to its output, the embedding's rows that are in use. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -35,20 +35,21 @@ struct nef_model_config {
 };
 /* Errors: NEF_E_UNSUPPORTED (another architecture or feature; out_error names it), NEF_E_INVALID (a key that is missing
  * or doesn't fit; named). */
-NEF_MUST_CHECK nef_err nef_model_config_read(const struct nef_gguf *file, char *out_error, struct nef_model_config *out_config);
+NEF_MUST_CHECK nef_err nef_model_config_read(const struct nef_gguf *file, char *out_error,
+                                             struct nef_model_config *out_config);
 
 struct nef_model;
 
 struct nef_model_options {
-    const char *source;   /* path (of split files: the first, "-00001-of-0000N.gguf"), or "fd:N" (kept open by the caller
+    const char *source; /* path (of split files: the first, "-00001-of-0000N.gguf"), or "fd:N" (kept open by the caller
                            * until load returns; may be a sealed memfd) */
-    const char *cache;    /* packed weights are read from, or written to, this file; NULL: none. It is bound to the model
+    const char *cache;  /* packed weights are read from, or written to, this file; NULL: none. It is bound to the model
                            * file by its digest of header and size, and to the packing's version */
     const struct nef_kernels *kernels;
     struct nef_pool *pool; /* packs in parallel; used by forward */
 };
-/* What is wrong goes to out_error (NEF_GGUF_ERROR_MAX bytes). Errors: those of nef_gguf_parse and nef_model_config_read,
- * NEF_E_NOT_FOUND, NEF_E_IO, NEF_E_NOMEM. */
+/* What is wrong goes to out_error (NEF_GGUF_ERROR_MAX bytes). Errors: those of nef_gguf_parse and
+ * nef_model_config_read, NEF_E_NOT_FOUND, NEF_E_IO, NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_model_load(const struct nef_model_options *options, char *out_error,
                                       struct nef_model **out_model);
 void nef_model_free(struct nef_model *model);
@@ -64,8 +65,8 @@ enum nef_kv_type nef_model_kv_default(const struct nef_model *model);
 const struct nef_kernels *nef_model_kernels(const struct nef_model *model);
 struct nef_pool *nef_model_pool(const struct nef_model *model);
 
-/* A row of a batch: a token of a sequence at a position. Rows of one sequence in a batch stand together and have consecutive
- * positions, and the cache holds all positions before the first of them. */
+/* A row of a batch: a token of a sequence at a position. Rows of one sequence in a batch stand together and have
+ * consecutive positions, and the cache holds all positions before the first of them. */
 struct nef_row {
     struct nef_kv_sequence *sequence;
     uint32_t token, position;
@@ -74,9 +75,9 @@ struct nef_row {
 #define NEF_BATCH_ROWS_MAX NEF_MATMUL_ROWS_MAX
 
 /* Run ROWS rows (1 .. NEF_BATCH_ROWS_MAX): writes their keys and values into the sequences' pages (which must exist:
- * nef_kv_reserve) and logits of the wanted rows, in row order, vocab floats each, to out_logits. One caller at a time per
- * model; uses the pool's threads. Errors: NEF_E_RANGE (a token not in the vocabulary, a position beyond the pages, rows not as
- * above, a cache of another shape; nothing was done). */
+ * nef_kv_reserve) and logits of the wanted rows, in row order, vocab floats each, to out_logits. One caller at a time
+ * per model; uses the pool's threads. Errors: NEF_E_RANGE (a token not in the vocabulary, a position beyond the pages,
+ * rows not as above, a cache of another shape; nothing was done). */
 NEF_MUST_CHECK nef_err nef_model_forward(struct nef_model *model, const struct nef_row *rows, uint32_t count,
                                          float *out_logits);
 

@@ -36,12 +36,13 @@ struct nef_model {
 /* ---- weights.c ---- */
 /* Find and check every tensor against the config, lay out the packed weights, read the vectors. */
 NEF_MUST_CHECK nef_err nef_weights_open(struct nef_model *model, char *out_error);
-/* Fill `weights`: from CACHE if it is this model's, else packed from the file (and then written to CACHE). NULL: no cache. */
+/* Fill `weights`: from CACHE if it is this model's, else packed from the file (and then written to CACHE). NULL: no
+ * cache. */
 NEF_MUST_CHECK nef_err nef_weights_fill(struct nef_model *model, const char *cache, char *out_error);
 
 /* ---- packfile.c ---- */
-/* A digest of how the weights are laid out, and the place where they are found. Errors: NEF_E_NOT_FOUND (none, or not this
- * model's: traced), NEF_E_NOMEM. On NEF_OK the model's mapping and weights are set. */
+/* A digest of how the weights are laid out, and the place where they are found. Errors: NEF_E_NOT_FOUND (none, or not
+ * this model's: traced), NEF_E_NOMEM. On NEF_OK the model's mapping and weights are set. */
 NEF_MUST_CHECK nef_err nef_packfile_map(struct nef_model *model, const char *path, const uint8_t layout[32]);
 /* Write the model's weights to PATH, atomically; what goes wrong is traced and costs only the next start's time. */
 void nef_packfile_write(const struct nef_model *model, const char *path, const uint8_t layout[32]);

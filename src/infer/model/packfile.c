@@ -7,20 +7,22 @@
  *     12  4   bytes of a chunk: CHUNK_BYTES
  *     16  8   offset of the weights in this file, a multiple of 4096
  *     24  8   bytes of the weights
- *     32 32   digest of the model's contents: SHA-256 over the files' sizes and the SHA-256 of every 4 MiB of every file
+ *     32 32   digest of the model's contents: SHA-256 over the files' sizes and the SHA-256 of every 4 MiB of every
+ *     file
  *     64 32   layout: SHA-256 over name, type, shape and place of every matrix
- *     96 32   identity: SHA-256 over device, inode, size, modification and change time of every model file; zeros: unknown
+ *     96 32   identity: SHA-256 over device, inode, size, modification and change time of every model file; zeros:
+ *     unknown
  *    128  4   CRC-32C of the table
  *   4092  4   CRC-32C of the 4092 bytes before
  *   4096      table: CRC-32C of each chunk of the weights, 4 bytes each; zeros up to the weights' offset
  *
- * Two models can't be taken for each other: the file is used only if the *contents* have the same digest. Reading a model to
- * compute it costs about as much as packing, so a model file whose identity is the one for which the digest was computed isn't
- * read again: a change of contents changes the change time, which no program can set. (Times are coarse, so an identity is recorded
- * only if the file hadn't changed for RACY_NS when its contents were read.)
+ * Two models can't be taken for each other: the file is used only if the *contents* have the same digest. Reading a
+ * model to compute it costs about as much as packing, so a model file whose identity is the one for which the digest
+ * was computed isn't read again: a change of contents changes the change time, which no program can set. (Times are
+ * coarse, so an identity is recorded only if the file hadn't changed for RACY_NS when its contents were read.)
  *
- * The weights are checked against the table at each start, by all threads. Whatever doesn't fit is traced and the file written
- * anew; it's never an error. Written beside, synced, renamed, the directory synced. */
+ * The weights are checked against the table at each start, by all threads. Whatever doesn't fit is traced and the file
+ * written anew; it's never an error. Written beside, synced, renamed, the directory synced. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -208,8 +210,8 @@ static uint8_t *make_table(const struct nef_model *model, const uint8_t *weights
 
 /* ---- reading ---- */
 
-/* The digest was right but the identity wasn't known or has changed: note it, for the next start. Torn by a crash it fails
- * its checksum and is written anew. */
+/* The digest was right but the identity wasn't known or has changed: note it, for the next start. Torn by a crash it
+ * fails its checksum and is written anew. */
 static void refresh(const char *path, const struct header *h)
 {
     uint8_t bytes[HEADER_BYTES];
@@ -223,8 +225,8 @@ static void refresh(const char *path, const struct header *h)
 }
 
 /* NULL, or what is wrong with it. *out_err is changed only when that isn't the file's fault. */
-static const char *check_mapped(struct nef_model *model, const char *path, const uint8_t layout[32], const uint8_t *data,
-                                uint64_t bytes, nef_err *out_err)
+static const char *check_mapped(struct nef_model *model, const char *path, const uint8_t layout[32],
+                                const uint8_t *data, uint64_t bytes, nef_err *out_err)
 {
     uint64_t table_bytes = (uint64_t)chunks_of(model->weights_bytes) * 4;
     uint8_t identity[32], digest[32], *table;
@@ -324,8 +326,8 @@ static nef_err write_all(int fd, const uint8_t *data, size_t bytes)
     return NEF_OK;
 }
 
-/* The file beside, ours alone: another process that writes it at this moment has the lock, and one that has just renamed it away
- * has left us a file that isn't there any more. */
+/* The file beside, ours alone: another process that writes it at this moment has the lock, and one that has just
+ * renamed it away has left us a file that isn't there any more. */
 static nef_err open_beside(const char *beside, int *out_fd)
 {
     struct stat opened, named;

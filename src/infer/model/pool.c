@@ -2,18 +2,21 @@
  *
  * A decode step has some 150 jobs of 20 to 200 microseconds, so giving one out and seeing its end must cost about one:
  *
- *   state   (job number, parts left) in one 64-bit word. A thread takes a part by lowering it with compare-and-swap. Because the
- *           job's number is in the word, a thread that comes late can't take a part of a job whose fields it hasn't read:
- *           the swap fails. So nobody waits for late threads, and the caller goes on when all parts are done.
+ *   state   (job number, parts left) in one 64-bit word. A thread takes a part by lowering it with compare-and-swap.
+ *   Because the
+ *           job's number is in the word, a thread that comes late can't take a part of a job whose fields it hasn't
+ *           read: the swap fails. So nobody waits for late threads, and the caller goes on when all parts are done.
  *   done    parts finished in this job; the caller waits for it.
- *   wake    the job's number again, for the futex: a waiting thread spins for SPIN_NS first (most jobs follow each other
+ *   wake    the job's number again, for the futex: a waiting thread spins for SPIN_NS first (most jobs follow each
+ *   other
  *           sooner than that), then sleeps. Whoever is preempted between its parts only delays those.
  *
- * The job's fields are written between jobs only, and read between loading `state` and swapping it; what was read is used
- * only if the swap succeeded, which proves that the job was still the same. They are atomics because a late thread
+ * The job's fields are written between jobs only, and read between loading `state` and swapping it; what was read is
+ * used only if the swap succeeded, which proves that the job was still the same. They are atomics because a late thread
  * may read them while they are written (and throws the values away).
  *
- * Not here: priorities, nested jobs, pinning to cores (the system's balancing does better on machines that do other things too). */
+ * Not here: priorities, nested jobs, pinning to cores (the system's balancing does better on machines that do other
+ * things too). */
 #include "infer/model/pool.h"
 #include <linux/futex.h>
 #include <pthread.h>
@@ -29,7 +32,8 @@
 #include "base/assert.h"
 
 #define THREADS_MAX 256u
-/* About the longest serial piece between two jobs of a decode step; a thread that spins longer takes time from others. */
+/* About the longest serial piece between two jobs of a decode step; a thread that spins longer takes time from
+ * others. */
 #define SPIN_NS 40000
 
 struct slot { /* of one thread */

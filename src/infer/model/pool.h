@@ -9,9 +9,9 @@
 #include "infer/kernels/kernels.h"
 
 struct nef_pool;
-/* THREADS in all, the caller's included (1 .. 256); 0: one per core that this process may use. Each has SCRATCH bytes (64-byte
- * aligned; may be 0) and has entered KERNELS. The creating thread and every caller of nef_pool_run must have entered itself.
- * Errors: NEF_E_NOMEM, NEF_E_SYSTEM, NEF_E_UNSUPPORTED. */
+/* THREADS in all, the caller's included (1 .. 256); 0: one per core that this process may use. Each has SCRATCH bytes
+ * (64-byte aligned; may be 0) and has entered KERNELS. The creating thread and every caller of nef_pool_run must have
+ * entered itself. Errors: NEF_E_NOMEM, NEF_E_SYSTEM, NEF_E_UNSUPPORTED. */
 NEF_MUST_CHECK nef_err nef_pool_start(uint32_t threads, size_t scratch, const struct nef_kernels *kernels,
                                       struct nef_pool **out_pool);
 void nef_pool_stop(struct nef_pool *pool);
@@ -19,8 +19,8 @@ uint32_t nef_pool_threads(const struct nef_pool *pool);
 /* From now on each thread has at least BYTES of scratch; what was in it is lost. Between runs, by the thread that runs:
  * only a loaded model knows how much it needs. Errors: NEF_E_NOMEM (as before). */
 NEF_MUST_CHECK nef_err nef_pool_scratch(struct nef_pool *pool, size_t bytes);
-/* Call WORK for parts 0 .. parts-1, each once, by any thread, and return when all are done (with the effects of all visible). One
- * caller at a time. scratch is the calling thread's own. */
+/* Call WORK for parts 0 .. parts-1, each once, by any thread, and return when all are done (with the effects of all
+ * visible). One caller at a time. scratch is the calling thread's own. */
 void nef_pool_run(struct nef_pool *pool, uint32_t parts, void (*work)(void *context, uint32_t part, void *scratch),
                   void *context);
 

@@ -1,15 +1,16 @@
 /* Tables of cos and sin; see rope.h.
  *
- * The angle of pair i at position p is p * f[i], f[i] = base^(-2i/d). Linear scaling divides f by the factor. YaRN leaves
- * frequencies that turn often within the original context as they are, divides slow ones, and blends those between: */
+ * The angle of pair i at position p is p * f[i], f[i] = base^(-2i/d). Linear scaling divides f by the factor. YaRN
+ * leaves frequencies that turn often within the original context as they are, divides slow ones, and blends those
+ * between: */
 #include "infer/model/rope.h"
 #include <math.h>
 #include "base/assert.h"
 
 #define PI 3.14159265358979323846
 
-/* Natural logarithm of a positive, finite x, error < 1e-15 relative to 1: x = m * 2^e with m in [sqrt(1/2), sqrt(2)), and
- * ln m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172, by its series. (libm's may differ between systems.) */
+/* Natural logarithm of a positive, finite x, error < 1e-15 relative to 1: x = m * 2^e with m in [sqrt(1/2), sqrt(2)),
+ * and ln m = 2 atanh(s), s = (m-1)/(m+1), |s| < 0.172, by its series. (libm's may differ between systems.) */
 static double natural_log(double x)
 {
     const double ln2 = 0.69314718055994530942;

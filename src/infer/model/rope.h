@@ -1,6 +1,6 @@
-/* Rotary embedding: the angles of a position (Su et al. 2021, "RoFormer"), with linear scaling or YaRN (Peng et al. 2023,
- * arXiv:2309.00071) as llama.cpp computes them (ggml's rope_yarn). PURE; double precision without libm, rounded once,
- * so the tables are the same on every machine. */
+/* Rotary embedding: the angles of a position (Su et al. 2021, "RoFormer"), with linear scaling or YaRN (Peng et al.
+ * 2023, arXiv:2309.00071) as llama.cpp computes them (ggml's rope_yarn). PURE; double precision without libm, rounded
+ * once, so the tables are the same on every machine. */
 #ifndef NEF_INFER_ROPE_H
 #define NEF_INFER_ROPE_H
 

@@ -76,7 +76,8 @@ static nef_err split_count(const char *path, char *out_error, uint32_t *out_coun
         used != (int)SPLIT_SUFFIX_BYTES)
         return NEF_OK;
     if (first != 1) {
-        (void)snprintf(out_error, NEF_GGUF_ERROR_MAX, "a split model is named by its first file, -00001-of-%05u.gguf", count);
+        (void)snprintf(out_error, NEF_GGUF_ERROR_MAX, "a split model is named by its first file, -00001-of-%05u.gguf",
+                       count);
         return NEF_E_INVALID;
     }
     if (count < 1 || count > NEF_MODEL_FILES_MAX) {
@@ -103,8 +104,8 @@ static nef_err check_split(const struct nef_source *source, char *out_error)
         if (count <= 1 && source->count == 1)
             continue; /* also what tools leave in a file that they joined */
         if (count != source->count) {
-            (void)snprintf(out_error, NEF_GGUF_ERROR_MAX, "split.count is %" PRIu64 ": %u opened; give the path of the first",
-                           count, source->count);
+            (void)snprintf(out_error, NEF_GGUF_ERROR_MAX,
+                           "split.count is %" PRIu64 ": %u opened; give the path of the first", count, source->count);
             return NEF_E_INVALID;
         }
         if (number != i) {
@@ -229,7 +230,8 @@ bool nef_source_unchanged(const struct nef_source *source)
         if (fstat(source->files[i].fd, &st) != 0)
             return false;
         now = identity_of(&st);
-        if (now.bytes != before->bytes || now.modified_ns != before->modified_ns || now.changed_ns != before->changed_ns)
+        if (now.bytes != before->bytes || now.modified_ns != before->modified_ns ||
+            now.changed_ns != before->changed_ns)
             return false;
     }
     return true;

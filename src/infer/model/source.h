@@ -23,15 +23,17 @@ struct nef_source {
     uint32_t count;
     struct nef_source_file *files; /* the first holds the metadata */
 };
-/* TEXT as struct nef_model_options.source. What is wrong: out_error (NEF_GGUF_ERROR_MAX bytes). The mapping is private and
- * read-only; a file that is cut short while it is mapped kills the process (SIGBUS), so models are replaced by rename. */
+/* TEXT as struct nef_model_options.source. What is wrong: out_error (NEF_GGUF_ERROR_MAX bytes). The mapping is private
+ * and read-only; a file that is cut short while it is mapped kills the process (SIGBUS), so models are replaced by
+ * rename. */
 NEF_MUST_CHECK nef_err nef_source_open(const char *text, char *out_error, struct nef_source *out_source);
 void nef_source_close(struct nef_source *source);
 const struct nef_gguf_tensor *nef_source_tensor(const struct nef_source *source, const char *name); /* NULL: none */
 uint64_t nef_source_bytes(const struct nef_source *source);
 /* No file has changed since it was opened (as far as its times tell). */
 bool nef_source_unchanged(const struct nef_source *source);
-/* The pages that lie wholly in these bytes of a mapping count no more as this process's memory; they can still be read. */
+/* The pages that lie wholly in these bytes of a mapping count no more as this process's memory; they can still be
+ * read. */
 void nef_source_release(const uint8_t *data, size_t bytes);
 
 #endif

@@ -1,11 +1,11 @@
 /* A model's tensors: what a Qwen has, found, checked and packed.
  *
- * The list of tensors is made once from the config and then walked three times: to check each one's shape, to lay the packed
- * forms out in memory in the order in which a token uses them, and to pack them. A tensor that isn't in the list would change the
- * computation, so it is refused.
+ * The list of tensors is made once from the config and then walked three times: to check each one's shape, to lay the
+ * packed forms out in memory in the order in which a token uses them, and to pack them. A tensor that isn't in the list
+ * would change the computation, so it is refused.
  *
- * Packing goes through the file in pieces of CHUNK_BYTES, all threads on one piece, and gives each piece's pages back at once:
- * at no moment do both forms of the whole model count as this process's memory. */
+ * Packing goes through the file in pieces of CHUNK_BYTES, all threads on one piece, and gives each piece's pages back
+ * at once: at no moment do both forms of the whole model count as this process's memory. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,8 +134,9 @@ static nef_err check_no_others(const struct nef_model *model, const struct list 
 
             if (bsearch(&address, known, count, sizeof(known[0]), by_address) != NULL)
                 continue;
-            (void)snprintf(out_error, NEF_GGUF_ERROR_MAX, "tensor %.*s isn't known in this architecture (or is there twice)",
-                           (int)t->name.bytes, t->name.data);
+            (void)snprintf(out_error, NEF_GGUF_ERROR_MAX,
+                           "tensor %.*s isn't known in this architecture (or is there twice)", (int)t->name.bytes,
+                           t->name.data);
             err = NEF_E_UNSUPPORTED;
         }
     }
@@ -155,10 +156,12 @@ static nef_err check(struct tensor *t, size_t *at, size_t *floats, char *out_err
         (void)snprintf(out_error, NEF_GGUF_ERROR_MAX, "tensor %s is missing", t->name);
         return NEF_E_INVALID;
     }
-    if (found->dims[0] != t->k || found->dims[1] != (t->n == 0 ? 1 : t->n) || found->dims[2] != 1 || found->dims[3] != 1) {
+    if (found->dims[0] != t->k || found->dims[1] != (t->n == 0 ? 1 : t->n) || found->dims[2] != 1 ||
+        found->dims[3] != 1) {
         (void)snprintf(out_error, NEF_GGUF_ERROR_MAX,
-                       "tensor %s is %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64 ": the metadata asks for %" PRIu64
-                       " x %" PRIu64, t->name, found->dims[0], found->dims[1], found->dims[2], found->dims[3], t->k,
+                       "tensor %s is %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64
+                       ": the metadata asks for %" PRIu64 " x %" PRIu64,
+                       t->name, found->dims[0], found->dims[1], found->dims[2], found->dims[3], t->k,
                        t->n == 0 ? 1 : t->n);
         return NEF_E_INVALID;
     }

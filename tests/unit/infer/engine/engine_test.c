@@ -1,5 +1,5 @@
-/* The engine: whatever runs beside it, whoever is cancelled and however short pages are, a request gets the tokens that it gets
- * alone. Also run under TSan (make soak). */
+/* The engine: whatever runs beside it, whoever is cancelled and however short pages are, a request gets the tokens that
+ * it gets alone. Also run under TSan (make soak). */
 #include "fixture.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -64,13 +64,18 @@ static void wait_for(struct answer *a)
     (void)pthread_mutex_unlock(&lock);
 }
 
-static struct nef_engine *start(const struct fixture *f, uint32_t slots, uint32_t context, uint64_t kv_bytes, uint32_t waiting)
+static struct nef_engine *start(const struct fixture *f, uint32_t slots, uint32_t context, uint64_t kv_bytes,
+                                uint32_t waiting)
 {
     struct nef_engine *engine;
 
-    assert_int_equal(nef_engine_start(&(struct nef_engine_options){.model = f->model, .slots = slots, .context = context,
+    assert_int_equal(nef_engine_start(&(struct nef_engine_options){.model = f->model,
+                                                                   .slots = slots,
+                                                                   .context = context,
                                                                    .kv_type = nef_model_kv_default(f->model),
-                                                                   .kv_bytes = kv_bytes, .waiting_max = waiting}, &engine),
+                                                                   .kv_bytes = kv_bytes,
+                                                                   .waiting_max = waiting},
+                                      &engine),
                      NEF_OK);
     return engine;
 }
@@ -79,20 +84,27 @@ static struct nef_generate request(struct answer *a, const uint32_t *prompt, uin
                                    struct nef_sampling sampling)
 {
     a->next_position = count;
-    return (struct nef_generate){.prompt = prompt, .prompt_count = count, .tokens_max = tokens_max, .sampling = sampling,
-                                 .ends = on_end_token, .token = on_token, .finished = on_finished, .context = a};
+    return (struct nef_generate){.prompt = prompt,
+                                 .prompt_count = count,
+                                 .tokens_max = tokens_max,
+                                 .sampling = sampling,
+                                 .ends = on_end_token,
+                                 .token = on_token,
+                                 .finished = on_finished,
+                                 .context = a};
 }
 
 static uint64_t kv_bytes_of(const struct fixture *f, uint32_t pages)
 {
     const struct nef_model_config *c = nef_model_config(f->model);
 
-    return (uint64_t)nef_kv_page_bytes(nef_model_kv_default(f->model), c->head_dim) * 2 * c->layers * c->kv_heads * pages;
+    return (uint64_t)nef_kv_page_bytes(nef_model_kv_default(f->model), c->head_dim) * 2 * c->layers * c->kv_heads *
+           pages;
 }
 
 /* What a request gets alone, from a plain loop over model and sampler. */
-static void alone(const struct fixture *f, const uint32_t *prompt, uint32_t count, uint32_t wanted, struct nef_sampling sampling,
-                  uint32_t *out)
+static void alone(const struct fixture *f, const uint32_t *prompt, uint32_t count, uint32_t wanted,
+                  struct nef_sampling sampling, uint32_t *out)
 {
     static const uint8_t salt[32];
     struct nef_kv_cache *cache = cache_open(f, nef_model_kv_default(f->model), 16);
@@ -158,7 +170,8 @@ static void run_together(struct nef_engine *engine, const struct plan *plans)
     pthread_t threads[REQUESTS];
 
     for (uint32_t i = 0; i < REQUESTS; i++) {
-        struct nef_generate g = request(&answers[i], plans[i].prompt, plans[i].count, plans[i].wanted, plans[i].sampling);
+        struct nef_generate g =
+            request(&answers[i], plans[i].prompt, plans[i].count, plans[i].wanted, plans[i].sampling);
 
         assert_int_equal(nef_engine_generate(engine, &g, &generations[i]), NEF_OK);
         if (plans[i].cancel) {

@@ -1,4 +1,5 @@
-/* Sampling: Philox against Random123's known answers, each filter against its definition, drawn frequencies, edge cases. */
+/* Sampling: Philox against Random123's known answers, each filter against its definition, drawn frequencies, edge
+ * cases. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -262,7 +263,8 @@ static void filters_of_a_large_vocabulary(void **state)
 static void same_seed_and_position_same_token(void **state)
 {
     enum { VOCAB = 3000 };
-    const struct nef_sampling s = {.temperature = 1, .top_p = 0.9f, .seed = 77}, t = {.temperature = 1, .top_p = 0.9f, .seed = 78};
+    const struct nef_sampling s = {.temperature = 1, .top_p = 0.9f, .seed = 77},
+                              t = {.temperature = 1, .top_p = 0.9f, .seed = 78};
     float logits[VOCAB], before[VOCAB];
     uint32_t differs = 0, differs_seed = 0;
 

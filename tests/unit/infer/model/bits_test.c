@@ -1,5 +1,6 @@
 /* The same bits, however a prompt gets through the model (docs/numerics.md): alone or beside others, with any number of
- * threads, cut into chunks of any size, with pages found or computed, by every set of kernels, with every type of cache.
+ * threads, cut into chunks of any size, with pages found or computed, by every set of kernels, with every type of
+ * cache.
  *
  * Everything is compared with one run: scalar, one thread, one row at a time. */
 #include "fixture.h"
@@ -215,8 +216,11 @@ static void bad_batches_are_refused(void **state)
     nef_kv_sequence_close(a);
     nef_kv_sequence_close(b);
     nef_kv_close(cache);
-    assert_int_equal(nef_kv_open(&(struct nef_kv_options){.type = NEF_KV_F32, .layers = 1, .kv_heads = 2, .head_dim = 32,
-                                                          .pages = 2}, &other), NEF_OK);
+    assert_int_equal(
+        nef_kv_open(
+            &(struct nef_kv_options){.type = NEF_KV_F32, .layers = 1, .kv_heads = 2, .head_dim = 32, .pages = 2},
+            &other),
+        NEF_OK);
     assert_int_equal(nef_kv_sequence_open(other, salt, NULL, 0, &cached, &a), NEF_OK);
     assert_int_equal(nef_kv_reserve(a, 64), NEF_OK);
     rows[0].sequence = a;

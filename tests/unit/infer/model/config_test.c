@@ -183,8 +183,14 @@ static void rotary_tables(void **state)
 /* Qwen2.5's YaRN (factor 4 over 32,768): Peng et al., equations as in llama.cpp's rope_yarn, by libm. */
 static void yarn_tables(void **state)
 {
-    struct nef_model_config c = {.head_dim = 128, .rope_base = 1e6, .rope_factor = 4, .rope_attn_factor = 1, .yarn_ext_factor = 1,
-                                 .yarn_beta_fast = 32, .yarn_beta_slow = 1, .rope_original_context = 32768,
+    struct nef_model_config c = {.head_dim = 128,
+                                 .rope_base = 1e6,
+                                 .rope_factor = 4,
+                                 .rope_attn_factor = 1,
+                                 .yarn_ext_factor = 1,
+                                 .yarn_beta_fast = 32,
+                                 .yarn_beta_slow = 1,
+                                 .rope_original_context = 32768,
                                  .rope_scaling = NEF_ROPE_YARN};
     double low = floor(128 * log(32768 / (32 * 2 * M_PI)) / (2 * log(1e6)));
     double high = ceil(128 * log(32768 / (1 * 2 * M_PI)) / (2 * log(1e6)));

@@ -108,7 +108,8 @@ struct nef_kv_cache *cache_open(const struct fixture *f, enum nef_kv_type type, 
     return cache;
 }
 
-float *logits_of(const struct fixture *f, struct nef_kv_cache *cache, const uint32_t *tokens, uint32_t count, uint32_t chunk)
+float *logits_of(const struct fixture *f, struct nef_kv_cache *cache, const uint32_t *tokens, uint32_t count,
+                 uint32_t chunk)
 {
     static const uint8_t salt[32] = {1};
     float *logits = calloc(f->vocab, sizeof(float));

@@ -1,4 +1,5 @@
-/* What the model's and the engine's tests share: a loaded model of tests/data/infer, its cases, and prompts run in chunks. */
+/* What the model's and the engine's tests share: a loaded model of tests/data/infer, its cases, and prompts run in
+ * chunks. */
 #ifndef NEF_TEST_INFER_FIXTURE_H
 #define NEF_TEST_INFER_FIXTURE_H
 
@@ -37,7 +38,8 @@ void cases_close(struct cases *c);
 /* A cache for this model. */
 struct nef_kv_cache *cache_open(const struct fixture *f, enum nef_kv_type type, uint32_t pages);
 /* Logits of the last of COUNT tokens, computed in chunks of CHUNK rows (0: as large as they may be). Malloc'd. */
-float *logits_of(const struct fixture *f, struct nef_kv_cache *cache, const uint32_t *tokens, uint32_t count, uint32_t chunk);
+float *logits_of(const struct fixture *f, struct nef_kv_cache *cache, const uint32_t *tokens, uint32_t count,
+                 uint32_t chunk);
 /* The next token of SEQUENCE after TOKEN at POSITION. */
 uint32_t argmax(const float *logits, uint32_t vocab);
 void step(const struct fixture *f, struct nef_kv_sequence *sequence, uint32_t token, uint32_t position, float *logits);

@@ -1,9 +1,10 @@
 /* The forward pass against references: float64 on the dequantized weights, and llama.cpp (tests/data/infer/README.md).
  *
  *   F32         every logit within 1e-4 of the reference
- *   the others  rms distance from the reference not larger than llama.cpp's, with an F32 cache as llama.cpp's references have,
- *               and also with the default one (BF16), but for BF16 weights: there both round activations to the same 8 bits,
- *               so nothing is left to pay for the cache, and three times llama.cpp's is allowed
+ *   the others  rms distance from the reference not larger than llama.cpp's, with an F32 cache as llama.cpp's
+ *   references have,
+ *               and also with the default one (BF16), but for BF16 weights: there both round activations to the same 8
+ *               bits, so nothing is left to pay for the cache, and three times llama.cpp's is allowed
  *   chains      greedy tokens are the reference's, wherever the gap to the second best is not within that distance */
 #include "fixture.h"
 #include <math.h>
@@ -51,11 +52,13 @@ static void check_model(const char *name, const char *kernels, bool default_cach
         double most, llama_most, ours = rms(logits, reference, f.vocab, &most);
         double llama = rms(c.llama + (size_t)i * f.vocab, reference, f.vocab, &llama_most);
 
-        print_message("%-22s %2u tokens: rms %.2e (llama.cpp %.2e), most %.2e\n", name, c.prompt_count[i], ours, llama, most);
+        print_message("%-22s %2u tokens: rms %.2e (llama.cpp %.2e), most %.2e\n", name, c.prompt_count[i], ours, llama,
+                      most);
         if (is_f32(name))
             assert_true(most <= 1e-4);
         else if (strstr(name, "-bf16") != NULL)
-            assert_true(ours <= llama * (default_cache ? 3 : 1.001)); /* the same roundings, so nearly the same distance */
+            /* the same roundings, so nearly the same distance */
+            assert_true(ours <= llama * (default_cache ? 3 : 1.001));
         else
             assert_true(ours <= llama);
         free(logits);
@@ -107,7 +110,8 @@ static void greedy_chains(void **state)
             double within = is_f32(models[m]) ? 1e-3 : 6 * llama; /* both logits may be off, in opposite directions */
             uint32_t cached;
 
-            assert_int_equal(nef_kv_sequence_open(cache, salt, c.prompt[i], c.prompt_count[i], &cached, &sequence), NEF_OK);
+            assert_int_equal(nef_kv_sequence_open(cache, salt, c.prompt[i], c.prompt_count[i], &cached, &sequence),
+                             NEF_OK);
             for (uint32_t t = 0; t + 1 < c.prompt_count[i]; t++)
                 step(&f, sequence, c.prompt[i][t], t, logits);
             step(&f, sequence, c.prompt[i][c.prompt_count[i] - 1], c.prompt_count[i] - 1, logits);

@@ -22,8 +22,11 @@ static struct nef_kv_cache *cache_of(uint32_t pages)
     struct nef_kv_cache *cache;
 
     assert_int_equal(nef_crypto_init(), NEF_OK);
-    assert_int_equal(nef_kv_open(&(struct nef_kv_options){.type = NEF_KV_BF16, .layers = 2, .kv_heads = 2, .head_dim = 32,
-                                                          .pages = pages}, &cache), NEF_OK);
+    assert_int_equal(
+        nef_kv_open(
+            &(struct nef_kv_options){.type = NEF_KV_BF16, .layers = 2, .kv_heads = 2, .head_dim = 32, .pages = pages},
+            &cache),
+        NEF_OK);
     assert_int_equal(nef_kv_page_total_bytes(cache), 2 * 2 * 2 * nef_kv_page_bytes(NEF_KV_BF16, 32));
     return cache;
 }
@@ -276,7 +279,8 @@ static void random_operations(void **state)
                 nef_kv_sequence_close(e->sequence);
                 e->sequence = NULL;
             } else {
-                uint32_t to = NEF_MIN(e->count, e->computed + 1 + (random >> 10) % 100), held = nef_kv_reserved(e->sequence);
+                uint32_t to = NEF_MIN(e->count, e->computed + 1 + (random >> 10) % 100),
+                         held = nef_kv_reserved(e->sequence);
                 uint32_t free_pages = nef_kv_pages_free(cache);
                 uint32_t need = to <= held ? 0 : (to - held + TILE - 1) / TILE;
                 nef_err err = nef_kv_reserve(e->sequence, to);
@@ -298,7 +302,8 @@ static void random_operations(void **state)
             }
             for (uint32_t i = 0; i < LIVE; i++) /* nothing that is held has changed */
                 for (uint32_t page = 0; live[i].sequence != NULL && page < live[i].computed / TILE; page++)
-                    assert_int_equal(*(uint8_t *)nef_kv_page(live[i].sequence, page, 1, 1, true), mark_of(&live[i], page));
+                    assert_int_equal(*(uint8_t *)nef_kv_page(live[i].sequence, page, 1, 1, true),
+                                     mark_of(&live[i], page));
         }
         for (uint32_t i = 0; i < LIVE; i++)
             nef_kv_sequence_close(live[i].sequence);

@@ -1,5 +1,5 @@
-/* Loading: paths, descriptors, sealed memfds and splits give the same model; wrong tensors are named; the cache file of packed
- * weights is used when it is this model's, and refused when anything is wrong with it. */
+/* Loading: paths, descriptors, sealed memfds and splits give the same model; wrong tensors are named; the cache file of
+ * packed weights is used when it is this model's, and refused when anything is wrong with it. */
 #include "fixture.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -66,7 +66,8 @@ static void copy_file(const char *source, const char *target)
     assert_int_equal(fclose(out), 0);
 }
 
-/* Overwrite BYTES bytes OFFSET beyond the first place of TEXT in the file (TEXT NULL: the file's start; then < 0: its end). */
+/* Overwrite BYTES bytes OFFSET beyond the first place of TEXT in the file (TEXT NULL: the file's start; then < 0: its
+ * end). */
 static void patch(const char *path, const char *text, long offset, const void *bytes, size_t count)
 {
     int fd = open(path, O_RDWR);
@@ -129,7 +130,8 @@ static void assert_refused(const char *source, nef_err expected, const char *nam
     assert_int_equal(nef_pool_start(1, 0, set, &pool), NEF_OK);
     err = nef_model_load(&(struct nef_model_options){.source = source, .kernels = set, .pool = pool}, error, &model);
     if (err != expected || strstr(error, names) == NULL)
-        print_error("%s: \"%s\" (%s) should name %s (%s)\n", source, error, nef_err_name(err), names, nef_err_name(expected));
+        print_error("%s: \"%s\" (%s) should name %s (%s)\n", source, error, nef_err_name(err), names,
+                    nef_err_name(expected));
     assert_int_equal(err, expected);
     assert_non_null(strstr(error, names));
     nef_pool_stop(pool);
