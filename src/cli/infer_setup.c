@@ -21,7 +21,7 @@ const char *nef_kv_type_name(enum nef_kv_type type)
 static bool kv_type_of(const char *name, enum nef_kv_type *out)
 {
     for (size_t i = 0; i < sizeof(kv_names) / sizeof(kv_names[0]); i++) {
-        if (name == NULL || strcmp(name, kv_names[i]) == 0) {
+        if (strcmp(name, kv_names[i]) == 0) {
             *out = (enum nef_kv_type)i;
             return true;
         }
@@ -73,7 +73,7 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
         (void)nef_complain(o->command, "--alias must be shorter than %u bytes", NEF_ALIAS_MAX);
         return 2;
     }
-    if (!kv_type_of(o->kv_type, &out->kv_type)) {
+    if (o->kv_type != NULL && !kv_type_of(o->kv_type, &out->kv_type)) {
         (void)nef_complain(o->command, "--kv-type must be bf16, f32 or i8, not '%s'", o->kv_type);
         return 2;
     }
@@ -100,6 +100,8 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
         why, &out->model);
     if (err != NEF_OK)
         return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
+    if (o->kv_type == NULL)
+        out->kv_type = nef_model_kv_default(out->model);
     name_model(o, out);
     out->load_ms = nef_now_ms() - start;
     return 0;

@@ -93,7 +93,7 @@ enum nef_kv_type nef_model_kv_default(const struct nef_model *model)
 {
     enum nef_payload kind = model->layers[0].k.payload_kind;
 
-    return kind == NEF_PAYLOAD_F32 || kind == NEF_PAYLOAD_F16 ? NEF_KV_F32 : NEF_KV_BF16;
+    return kind == NEF_PAYLOAD_F32 || kind == NEF_PAYLOAD_F16 || kind == NEF_PAYLOAD_BF16 ? NEF_KV_F32 : NEF_KV_BF16;
 }
 
 const struct nef_kernels *nef_model_kernels(const struct nef_model *model)
