@@ -338,10 +338,20 @@ static nef_err layout_digest(const struct list *list, uint8_t out_digest[32])
         return NEF_E_NOMEM;
     for (uint32_t i = 0; i < list->count; i++) {
         const struct tensor *t = &list->items[i];
-        uint64_t numbers[] = {t->k, t->n, t->payload_at, t->scales_at, t->found == NULL ? UINT64_MAX : t->found->type};
+        const struct nef_matrix *m = t->matrix;
+        uint64_t numbers[9];
 
-        if (t->matrix == NULL)
+        if (m == NULL)
             continue;
+        numbers[0] = t->k;
+        numbers[1] = t->n;
+        numbers[2] = t->payload_at;
+        numbers[3] = t->scales_at;
+        numbers[4] = t->found->type;
+        numbers[5] = (uint64_t)m->payload_kind << 32 | m->scales_kind;
+        numbers[6] = m->block_bytes;
+        numbers[7] = m->group_bytes;
+        numbers[8] = (uint64_t)m->bias;
         nef_hash_update(hash, t->name, sizeof(t->name));
         nef_hash_update(hash, numbers, sizeof(numbers));
     }
