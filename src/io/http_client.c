@@ -109,6 +109,8 @@ static CURLcode set_options(CURL *curl, const struct nef_http_call *call, struct
         SET(CURLOPT_SSLCERT, call->cert);
     if (call->key != NULL)
         SET(CURLOPT_SSLKEY, call->key);
+    if (call->unix_socket != NULL)
+        SET(CURLOPT_UNIX_SOCKET_PATH, call->unix_socket);
 #undef SET
     return rc;
 }

@@ -20,6 +20,7 @@ struct nef_http_call {
     size_t body_bytes;
     uint32_t timeout_ms;         /* 0: 5000; of the whole call */
     const char *ca, *cert, *key; /* PEM files; NULL: system's roots, no client certificate */
+    const char *unix_socket;     /* NULL: by the URL's host and port */
 };
 
 struct nef_http_answer {
