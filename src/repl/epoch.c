@@ -294,6 +294,7 @@ void nef_epoch_etcd_record(struct nef_repl *r, const struct nef_group *group, ui
 void nef_epoch_etcd_failed(struct nef_repl *r)
 {
     r->etcd.get_in_flight = false;
+    r->recover_answers = NEF_MIN(r->recover_answers, 1u);
     r->etcd.poll_at = r->now + r->config.etcd_retry_ns;
 }
 
@@ -461,17 +462,19 @@ static void recover(struct nef_repl *r)
     struct nef_group g = r->group;
     int32_t self;
 
-    if (!r->etcd.known || r->cas.pending || r->etcd.cas_in_flight || r->adopting.epoch > 0 ||
-        r->etcd.epoch > r->group.epoch)
+    if (!r->etcd.known || r->cas.pending || r->etcd.cas_in_flight || r->adopting.epoch > 0)
         return;
+    if (r->etcd.epoch > r->group.epoch && r->etcd.epoch >= r->persisted)
+        return; /* about to be adopted */
     for (uint32_t c = 0; c < r->config.cell_count; c++)
         if (r->cells[c].must_cut || r->cells[c].cut_wanted || r->cells[c].cutting)
             return; /* catchup.c cuts what is damaged first */
-    if (r->etcd.epoch < r->group.epoch) {
+    if (r->recover_answers > 0) { /* an answer from before the word says nothing of what etcd holds now */
         r->etcd.get_wanted = true;
-        if (r->etcd.revision > 0)
-            return; /* an answer from before: ask again */
+        return;
     }
+    /* The record may be older than what we know: it comes from a member that missed the last ones. The new epoch is
+     * above both. */
     g.epoch = nef_repl_seen(r) + 1;
     g.cell_count = r->config.cell_count;
     g.override_epoch = g.epoch;

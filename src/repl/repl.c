@@ -246,6 +246,7 @@ static void take_event(struct nef_repl *r, const struct nef_event *ev)
         break;
     case NEF_EV_ETCD_RECORD:
         r->etcd.get_in_flight = false;
+        r->recover_answers -= r->recover_answers > 0;
         nef_epoch_etcd_record(r, ev->group, ev->revision);
         break;
     case NEF_EV_ETCD_SWAPPED:
@@ -272,6 +273,7 @@ static void take_event(struct nef_repl *r, const struct nef_event *ev)
         break;
     case NEF_EV_RECOVER:
         r->recover = true;
+        r->recover_answers = r->etcd.get_in_flight ? 2 : 1;
         r->etcd.get_wanted = true;
         break;
     case NEF_EV_FAILED: /* R7 */

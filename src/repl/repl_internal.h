@@ -176,6 +176,7 @@ struct nef_repl {
         bool stale_answer; /* the call in flight belongs to a change that is settled */
     } cas;
     bool recover;
+    uint32_t recover_answers; /* of etcd, until one tells what it holds since the operator's word */
     uint32_t handover_asked; /* as backup: 1 drained, 2 take over alone */
     uint64_t handover_until;
 

@@ -453,6 +453,53 @@ static void test_accepted_loss(void **state)
     done();
 }
 
+/* R8, and etcd goes on with a member that had missed the last record: the new epoch is above that record and above
+ * what the survivor knows, whether its process still knows the record or only the epoch on its disk. */
+static void missed_record(bool started_again)
+{
+    struct nef_event recover = {.type = NEF_EV_RECOVER};
+    uint32_t w;
+
+    region(2);
+    put(0, 0);
+    node_crash(&s->nodes[0], true);
+    run(1500);
+    w = put(1, 0);
+    assert_true(answered(w));
+    assert_int_equal(s->etcd.group.epoch, 3);
+    if (started_again)
+        node_crash(&s->nodes[1], false);
+    s->etcd.group = s->etcd.history[2];
+    s->etcd.revision += 100; /* cli/etcd_alone.c: revisions never fall */
+    if (started_again)
+        node_start(&s->nodes[1]);
+    run(1500);
+    assert_int_equal(s->etcd.group.epoch, 2); /* not without the word */
+    node_step(&s->nodes[1], &recover);
+    run(1500);
+    assert_int_equal(s->etcd.group.epoch, 4);
+    assert_true(nef_group_overrides(&s->etcd.group));
+    w = put(1, 0);
+    assert_true(answered(w));
+    node_start(&s->nodes[0]);
+    run(3000);
+    assert_int_equal(s->etcd.group.in_sync, 3);
+    check_end(s);
+    done();
+}
+
+static void test_accepted_loss_with_a_record_missed(void **state)
+{
+    (void)state;
+    missed_record(false);
+}
+
+static void test_accepted_loss_with_a_record_missed_after_a_start(void **state)
+{
+    (void)state;
+    missed_record(true);
+}
+
 static void test_survivor_alone_in_sync_needs_no_etcd(void **state)
 {
     uint32_t w, r;
@@ -581,6 +628,8 @@ int main(void)
         cmocka_unit_test(test_a_damaged_member_isnt_cut_while_in_sync),
         cmocka_unit_test(test_returns_after_segments_were_dropped),
         cmocka_unit_test(test_accepted_loss),
+        cmocka_unit_test(test_accepted_loss_with_a_record_missed),
+        cmocka_unit_test(test_accepted_loss_with_a_record_missed_after_a_start),
         cmocka_unit_test(test_survivor_alone_in_sync_needs_no_etcd),
         cmocka_unit_test(test_survivor_in_a_pair_stops_without_etcd),
         cmocka_unit_test(test_lost_configuration_stops_a_log_that_is_not_empty),
