@@ -166,10 +166,6 @@ static nef_err etcd_start_of(struct nef_children *c, uint32_t place, enum nef_et
 
     *out_start = NEF_ETCD_START_NORMAL;
     *out_joined = 0;
-    if ((c->etcd_force & 1u << place) != 0) {
-        *out_start = NEF_ETCD_START_FORCE;
-        return NEF_OK;
-    }
     if ((c->state.etcd_void & 1u << place) != 0) {
         err = put_aside(c, place);
         if (err != NEF_OK)
@@ -222,6 +218,11 @@ static _Noreturn void become(const struct nef_region *r, char *const argv[], int
     _exit(127);
 }
 
+static bool alone_due(const struct nef_children *c, const struct nef_process *p)
+{
+    return p->kind == NEF_PROCESS_ETCD && c->state.alone_since != 0 && c->state.alone_place == p->place;
+}
+
 static void make_data_directory(const struct nef_children *c, const struct nef_process *p)
 {
     /* Wiped whole is a fault we survive: the process finds an empty directory, not none. If it
@@ -244,15 +245,21 @@ static nef_err launch(struct nef_children *c, uint32_t index)
     unsigned joined = 0;
     pid_t pid;
     int log;
+    bool alone = alone_due(c, &p);
     nef_err err = NEF_OK;
 
-    if (p.kind == NEF_PROCESS_ETCD)
-        err = etcd_start_of(c, p.place, &start, &joined);
-    if (err == NEF_OK)
-        err = nef_process_args(&c->region, index, &c->programs, start, joined, &argv);
+    if (alone) {
+        err = nef_process_alone_args(&c->region, p.place, &c->programs, c->state.alone_since, &argv);
+    } else {
+        if (p.kind == NEF_PROCESS_ETCD)
+            err = etcd_start_of(c, p.place, &start, &joined);
+        if (err == NEF_OK)
+            err = nef_process_args(&c->region, index, &c->programs, start, joined, &argv);
+    }
     if (err != NEF_OK)
         return err;
-    make_data_directory(c, &p);
+    if (!alone)
+        make_data_directory(c, &p);
     nef_region_path(&c->region, path, "logs/%s.log", p.name);
     rotate(path);
     log = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -275,11 +282,10 @@ static nef_err launch(struct nef_children *c, uint32_t index)
         return NEF_E_SYSTEM;
     }
     child->own = true;
+    child->alone = alone;
     child->state = NEF_CHILD_RUNNING;
     child->started_at_ms = nef_now_ms();
-    if (p.kind == NEF_PROCESS_ETCD)
-        c->etcd_force &= ~(1u << p.place);
-    nef_trace(NEF_TRACE_INFO, "started", "s:process", p.name, "u:pid", (uint64_t)pid, NULL);
+    nef_trace(NEF_TRACE_INFO, alone ? "started_alone" : "started", "s:process", p.name, "u:pid", (uint64_t)pid, NULL);
     return NEF_OK;
 }
 
@@ -310,6 +316,8 @@ void nef_children_ended(struct nef_children *c, uint32_t index)
 {
     struct nef_child *child = &c->list[index];
     struct nef_record *record = &c->state.records[index];
+    struct nef_process p = nef_process_at(&c->region, index);
+    bool at_once = false;
     int status = 0;
     char name[64];
 
@@ -324,13 +332,19 @@ void nef_children_ended(struct nef_children *c, uint32_t index)
     child->pidfd = -1;
     child->identity = (struct nef_identity){.pid = 0};
     record->identity = child->identity;
+    /* A member that ended so that it can be made a cluster, and that work's end. Of work that a former supervisor
+     * started nobody knows how it ended: it is repeated, and then says that it was done. */
+    if (child->alone ? child->own && WIFEXITED(status) && WEXITSTATUS(status) == 0 : alone_due(c, &p)) {
+        at_once = true;
+        if (child->alone)
+            c->state.alone_since = 0;
+    }
+    child->alone = false;
     if (record->wanted == NEF_WANTED_PAUSE)
         record->wanted = NEF_WANTED_STOP; /* killed while it was paused */
     if (wanted_running(c, index)) {
         child->crashes++;
-        child->restart_at_ms = nef_now_ms() + NEF_RESTART_MS;
-        if (index < NEF_PLAN_PLACES && (c->etcd_force & 1u << index) != 0)
-            child->restart_at_ms = 0; /* we ended it in order to start it otherwise */
+        child->restart_at_ms = at_once ? 0 : nef_now_ms() + NEF_RESTART_MS;
         child->state = NEF_CHILD_CRASHED;
     } else {
         child->state = NEF_CHILD_STOPPED;
@@ -555,16 +569,25 @@ bool nef_children_gone(const struct nef_children *c)
 
 void nef_children_etcd_force(struct nef_children *c, uint32_t place)
 {
+    const uint32_t index = nef_children_etcd(place);
+    struct nef_child *child = &c->list[index];
+
     NEF_ASSERT(place < NEF_PLAN_PLACES);
-    c->etcd_force = 1u << place;
-    c->state.etcd_void = ((1u << NEF_PLAN_PLACES) - 1) & ~(1u << place);
-    c->state.records[place].wanted = NEF_WANTED_RUN;
+    c->state.records[index].wanted = NEF_WANTED_RUN;
+    if (!alive(child))
+        child->restart_at_ms = 0;
     c->changed = true;
+    if (c->state.alone_since != 0 && c->state.alone_place == place)
+        return; /* under way */
+    c->state.alone_since = (int64_t)time(NULL);
+    c->state.alone_place = place;
+    c->state.etcd_void = ((1u << NEF_PLAN_PLACES) - 1) & ~(1u << place);
     /* On disk before anything is killed: members with the old data must never meet again as a
      * quorum. */
     write_files(c);
     for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++)
-        send_signal(c, i, SIGKILL);
-    if (!alive(&c->list[place]))
-        c->list[place].restart_at_ms = 0;
+        if (i != place)
+            send_signal(c, i, SIGKILL);
+    if (alive(child))
+        tell_to_end(c, index, nef_now_ms()); /* in order: what it applied last reaches its disk */
 }

@@ -25,6 +25,7 @@ struct nef_child {
     struct nef_identity identity; /* pid 0: none */
     int pidfd;                    /* -1: none */
     bool own;                     /* our child, so it must be reaped; an adopted one is init's */
+    bool alone;                   /* `nef etcd-alone` in a member's place */
     uint64_t restart_at_ms;       /* CRASHED */
     uint64_t kill_at_ms;          /* STOPPING; 0: it was killed already */
     uint64_t started_at_ms;
@@ -37,9 +38,8 @@ struct nef_children {
     struct nef_supervisor_state state;
     char boot_id[40];
     struct nef_child list[NEF_PROCESS_COUNT];
-    bool closing;        /* everything is to end */
-    unsigned etcd_force; /* a bit a place: start it once with --force-new-cluster */
-    bool changed;        /* state.json or region.json have to be written */
+    bool closing; /* everything is to end */
+    bool changed; /* state.json or region.json have to be written */
 };
 
 /* Takes copies. Adopts what survived; starts nothing. */
@@ -73,7 +73,8 @@ bool nef_children_place_settled(const struct nef_children *c,
 void nef_children_retry(struct nef_children *c);
 void nef_children_close(struct nef_children *c);
 bool nef_children_gone(const struct nef_children *c);
-/* Kill all etcd members, and start PLACE's again as a cluster of its own; the others' data is void. */
+/* End all etcd members, make PLACE's a cluster of its own (`nef etcd-alone`) and start it; the others' data is void.
+ * Repeated, or after a crash of the supervisor, it goes on. */
 void nef_children_etcd_force(struct nef_children *c, uint32_t place);
 
 #endif

@@ -28,6 +28,7 @@ int nef_cmd_status(int argc, char **argv);
 int nef_cmd_zone_stop(int argc, char **argv);
 int nef_cmd_zone_start(int argc, char **argv);
 int nef_cmd_zone_recover(int argc, char **argv);
+int nef_cmd_etcd_alone(int argc, char **argv);
 int nef_cmd_fsck(int argc, char **argv);
 int nef_cmd_user(int argc, char **argv);
 int nef_cmd_supervise(int argc, char **argv);

@@ -101,10 +101,25 @@ const struct nef_command nef_commands[] = {
      "there and listed, not merged. First make sure that the other zone does not run.\n"
      "\n"
      "In a region of nef up it also makes etcd go on with the surviving member alone. On three hosts that is a\n"
-     "step of its own before this one: docs/operations.md, \"One zone and the witness are lost\".\n"
+     "step of its own before this one, nef etcd-alone: docs/operations.md, \"One zone and the witness are lost\".\n"
+     "It returns when the zone has its new epoch. Interrupted, give it again.\n"
      "\n" OF_REGION
      "\n"
      "  nef zone-recover --accept-loss --dir ./run b\n"},
+    {"etcd-alone", "make an etcd member that lost its majority a cluster of its own", nef_cmd_etcd_alone,
+     "nef etcd-alone --data-dir DIR --name NAME --peer-url URL --aside DIR\n"
+     "\n"
+     "A step of docs/operations.md, \"One zone and the witness are lost\", on the survivor's host and as etcd's\n"
+     "user, while its etcd is stopped. What the member holds becomes the beginning of a new cluster with it alone:\n"
+     "the others join it anew, with empty directories. In a region of nef up, nef zone-recover does it.\n"
+     "\n"
+     "  --data-dir DIR   the member's data (ETCD_DATA_DIR)\n"
+     "  --name NAME      its name (ETCD_NAME)\n"
+     "  --peer-url URL   how other members reach it (ETCD_INITIAL_ADVERTISE_PEER_URLS)\n"
+     "  --aside DIR      the name that its former data get, beside --data-dir. Interrupted, repeat the command with\n"
+     "                   the same one: it continues or starts over\n"
+     "\n"
+     "Needs etcd and etcdctl. While it works, DIR.alone holds a copy; it is removed at the end.\n"},
     {"fsck", "check the logs offline", nef_cmd_fsck,
      "nef fsck --dir DIR [--rebuild-index]\n"
      "nef fsck --config FILE [--rebuild-index]\n"
@@ -163,7 +178,8 @@ const struct nef_command nef_commands[] = {
      "  --ctx N             tokens of prompt and answer together (the model's trained length, or what half of the\n"
      "                      free memory holds)\n"
      "  --slots N           requests that are computed together (4); up to 256 more wait, then 429\n"
-     "  --kv-type TYPE      of the KV cache: bf16 (default), f32, or i8 for half the memory. Changes answers' bits\n"
+     "  --kv-type TYPE      of the KV cache: bf16 (default of quantized models), f32 (default of others), or i8 for a\n"
+     "                      quarter of the memory of f32. Changes answers' bits\n"
      "  --cache-file FILE   keeps repacked weights there, for a quicker start\n"
      "  --alias NAME        the model's name in the API (the file's name)\n"
      "  --drain SECONDS     how long requests may go on after SIGTERM (30); a second signal ends them\n"

@@ -130,8 +130,6 @@ static void etcd_options_of(const struct nef_plan *plan, uint32_t index, enum ne
     option(o, "snapshot-count", "10000");
     option(o, "logger", "zap");
     option(o, "log-outputs", "stderr");
-    if (start == NEF_ETCD_START_FORCE)
-        option(o, "force-new-cluster", "true");
 }
 
 nef_err nef_plan_etcd_args(const struct nef_plan *plan, uint32_t place, const char *program,

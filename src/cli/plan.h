@@ -64,7 +64,6 @@ struct nef_etcd_args {
 enum nef_etcd_start {
     NEF_ETCD_START_NORMAL,
     NEF_ETCD_START_JOIN,  /* as a member that was added to a running cluster */
-    NEF_ETCD_START_FORCE, /* --force-new-cluster: alone, with the data it holds; once */
 };
 
 /* JOINED: with NEF_ETCD_START_JOIN, a bit for each place whose member belongs to the cluster

@@ -8,6 +8,8 @@
 #include "base/assert.h"
 #include "cli/region.h"
 
+extern char **environ;
+
 struct nef_process nef_process_at(const struct nef_region *r, uint32_t index)
 {
     struct nef_process p = {.place = NEF_PLAN_PLACES};
@@ -103,7 +105,38 @@ nef_err nef_process_args(const struct nef_region *r, uint32_t index,
     return NEF_E_INVALID;
 }
 
-static bool find_program(const char *name, char out[NEF_PATH_MAX])
+nef_err nef_process_alone_args(const struct nef_region *r, uint32_t place, const struct nef_programs *programs,
+                               int64_t since, struct nef_etcd_args *out)
+{
+    const struct nef_place *p = &r->plan.places[place];
+    char peer[NEF_URL_MAX], aside[NEF_PATH_MAX];
+
+    nef_plan_url(peer, true, p->host, p->etcd_peer);
+    nef_region_path(r, aside, "etcd-%s.overridden-%lld", p->name, (long long)since);
+    return arguments(out, 10,
+                     (const char *const[]){programs->nef, "etcd-alone", "--name", p->name, "--peer-url", peer,
+                                           "--aside", aside, "--data-dir", p->etcd_data});
+}
+
+void nef_environment_forget(const char *prefix)
+{
+    for (uint32_t i = 0; environ != NULL && environ[i] != NULL;) {
+        char name[128];
+        size_t bytes = strcspn(environ[i], "=");
+
+        if (strncmp(environ[i], prefix, strlen(prefix)) == 0 && bytes < sizeof(name)) {
+            memcpy(name, environ[i], bytes);
+            name[bytes] = 0;
+            if (unsetenv(name) == 0) {
+                i = 0;
+                continue;
+            }
+        }
+        i++;
+    }
+}
+
+bool nef_program_find(const char *name, char out[NEF_PATH_MAX])
 {
     const char *path = getenv("PATH");
     char list[4096];
@@ -124,6 +157,7 @@ static bool find_program(const char *name, char out[NEF_PATH_MAX])
 nef_err nef_programs_find(struct nef_programs *out, struct nef_region_error *error)
 {
     struct nef_programs p = {{0}};
+    char etcdctl[NEF_PATH_MAX];
     ssize_t bytes = readlink("/proc/self/exe", p.nef, sizeof(p.nef) - 1);
     const char *missing = NULL;
 
@@ -135,9 +169,11 @@ nef_err nef_programs_find(struct nef_programs *out, struct nef_region_error *err
     /* built anew while it ran: the path is the new program, which is the one to start */
     if (strlen(p.nef) > 10 && strcmp(p.nef + strlen(p.nef) - 10, " (deleted)") == 0)
         p.nef[strlen(p.nef) - 10] = 0;
-    if (!find_program("etcd", p.etcd))
+    if (!nef_program_find("etcd", p.etcd))
         missing = "etcd (Debian: apt-get install etcd-server)";
-    else if (!find_program("haproxy", p.haproxy))
+    else if (!nef_program_find("etcdctl", etcdctl)) /* too late to notice when a loss is accepted */
+        missing = "etcdctl (Debian: apt-get install etcd-client)";
+    else if (!nef_program_find("haproxy", p.haproxy))
         missing = "haproxy (Debian: apt-get install haproxy)";
     if (missing != NULL) {
         return nef_region_fail(error, NEF_E_NOT_FOUND, "a region needs %s", missing);

@@ -96,7 +96,15 @@ NEF_MUST_CHECK nef_err nef_process_args(const struct nef_region *r, uint32_t ind
                                         const struct nef_programs *programs,
                                         enum nef_etcd_start start, unsigned joined,
                                         struct nef_etcd_args *out);
-/* This program, and etcd and haproxy on PATH or in /usr/sbin, /usr/local/sbin. */
+/* `nef etcd-alone` for PLACE's member; since: of this loss, for the name that its former data get. */
+NEF_MUST_CHECK nef_err nef_process_alone_args(const struct nef_region *r, uint32_t place,
+                                              const struct nef_programs *programs, int64_t since,
+                                              struct nef_etcd_args *out);
+/* Unset every variable whose name begins with PREFIX. One thread only. */
+void nef_environment_forget(const char *prefix);
+/* On PATH or in /usr/sbin, /usr/local/sbin, /usr/bin, /usr/local/bin. */
+bool nef_program_find(const char *name, char out[NEF_PATH_MAX]);
+/* This program, etcd and haproxy; etcdctl must be there, too. */
 NEF_MUST_CHECK nef_err nef_programs_find(struct nef_programs *out, struct nef_region_error *error);
 
 #endif

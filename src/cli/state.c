@@ -47,9 +47,10 @@ json_t *nef_up_state_encode(const struct nef_region *r, const struct nef_supervi
     }
     if (list == NULL)
         return NULL;
-    root = json_pack("{s:i, s:s, s:b, s:i, s:o}", "version", STATE_VERSION, "boot_id",
+    root = json_pack("{s:i, s:s, s:b, s:i, s:I, s:i, s:o}", "version", STATE_VERSION, "boot_id",
                      state->boot_id, "etcd_formed", (int)state->etcd_formed, "etcd_void",
-                     (int)state->etcd_void, "processes", list);
+                     (int)state->etcd_void, "alone_since", (json_int_t)state->alone_since, "alone_place",
+                     (int)state->alone_place, "processes", list);
     return root;
 }
 
@@ -82,17 +83,21 @@ nef_err nef_up_state_decode(const struct nef_region *r, const json_t *root,
     struct nef_supervisor_state state = {.etcd_formed = false};
     json_t *list;
     const char *boot;
-    int version, formed, voided;
+    int version, formed, voided, alone_place = 0;
+    json_int_t alone_since = 0; /* both absent: as an older program wrote it */
 
-    if (json_unpack((json_t *)(uintptr_t)root, "{s:i, s:s, s:b, s:i, s:o}", "version", &version,
-                    "boot_id", &boot, "etcd_formed", &formed, "etcd_void", &voided, "processes",
-                    &list) != 0 ||
-        version != STATE_VERSION || !json_is_array(list) || voided < 0 ||
+    if (json_unpack((json_t *)(uintptr_t)root, "{s:i, s:s, s:b, s:i, s?:I, s?:i, s:o}", "version", &version,
+                    "boot_id", &boot, "etcd_formed", &formed, "etcd_void", &voided, "alone_since", &alone_since,
+                    "alone_place", &alone_place, "processes", &list) != 0 ||
+        version != STATE_VERSION || !json_is_array(list) || voided < 0 || alone_since < 0 || alone_place < 0 ||
+        alone_place >= (int)NEF_PLAN_PLACES ||
         voided >= 1 << NEF_PLAN_PLACES ||
         nef_text(state.boot_id, sizeof(state.boot_id), "%s", boot) != NEF_OK)
         return NEF_E_CONFIG;
     state.etcd_formed = formed != 0;
     state.etcd_void = (unsigned)voided;
+    state.alone_since = alone_since;
+    state.alone_place = (uint32_t)alone_place;
     for (size_t n = 0; n < json_array_size(list); n++) {
         const json_t *item = json_array_get(list, n);
         const char *name = json_string_value(json_object_get(item, "name"));

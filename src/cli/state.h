@@ -42,6 +42,8 @@ struct nef_supervisor_state {
     char boot_id[40];
     bool etcd_formed;   /* all members had data at one time: an empty one joins, it doesn't found */
     unsigned etcd_void; /* a bit a place: its data belongs to a cluster that was overridden */
+    int64_t alone_since; /* `nef etcd-alone` has to make alone_place's member a cluster; 0: no */
+    uint32_t alone_place;
     struct nef_record records[NEF_PROCESS_COUNT];
 };
 

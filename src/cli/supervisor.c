@@ -23,8 +23,6 @@
 
 #define CLIENTS_MAX 16u /* operators and scripts, one command each */
 
-extern char **environ;
-
 enum waiting { WAIT_LINE, WAIT_PLACE, WAIT_DOWN };
 
 struct client {
@@ -193,27 +191,6 @@ static void answer_waiting(struct supervisor *s)
 
 /* ---- start and loop ---- */
 
-static void forget_environment(void)
-{
-    /* etcd takes options from ETCD_*: one that is set in the shell of the operator must not reach a
-     * member. */
-    for (uint32_t i = 0; environ != NULL && environ[i] != NULL;) {
-        char name[128];
-        size_t bytes = strcspn(environ[i], "=");
-
-        if (strncmp(environ[i], "ETCD_", 5) == 0 && bytes < sizeof(name)) {
-            memcpy(name, environ[i], bytes);
-            name[bytes] = 0;
-            if (unsetenv(name) == 0) {
-                i = 0;
-                continue;
-            }
-        }
-        i++;
-    }
-    (void)unsetenv("NOTIFY_SOCKET"); /* it names our manager, not that of our children */
-}
-
 static nef_err write_pid(const struct nef_region *r)
 {
     char path[NEF_PATH_MAX];
@@ -332,7 +309,10 @@ int nef_supervise(const char *dir, bool only_down)
     s->lock = s->listener = s->signals = -1;
     for (uint32_t i = 0; i < CLIENTS_MAX; i++)
         s->clients[i].fd = -1;
-    forget_environment();
+    /* etcd takes options from ETCD_*: one that is set in the shell of the operator must not reach a
+     * member. */
+    nef_environment_forget("ETCD_");
+    (void)unsetenv("NOTIFY_SOCKET"); /* it names our manager, not that of our children */
     if (open_all(s, dir) != NEF_OK)
         goto out;
     nef_trace(NEF_TRACE_INFO, "supervisor_started", "u:pid", (uint64_t)getpid(), NULL);

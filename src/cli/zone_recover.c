@@ -5,7 +5,9 @@
  *
  * Two steps: etcd without quorum is made to go on with the survivor's member alone, whose word the
  * zone then needs for its compare-and-swap; then the zone is told. In a region of `nef up` the
- * supervisor does the first; on three hosts it is a step of docs/operations.md. */
+ * supervisor does the first (`nef etcd-alone` in the member's place, etcd_alone.c); on three hosts it
+ * is a step of docs/operations.md, which is printed if the zone can't get its new epoch. Killed at any
+ * moment, the command is simply given again. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,8 +16,9 @@
 #include "io/clock.h"
 #include "io/etcd.h"
 
-#define HEALTHY_MS 20000u
+#define HEALTHY_MS 120000u /* two lone runs of etcd, a hundred synced writes, an election */
 #define RECOVER_MS 60000u
+#define EPOCH_MS   60000u /* calls to an etcd under load time out a few times */
 
 static bool etcd_healthy(const struct nef_region *r, uint32_t zone)
 {
@@ -79,8 +82,38 @@ static int recover_etcd(const struct nef_region *r, uint32_t zone)
     return 0;
 }
 
-static int tell_zone(struct nef_caller *admin, uint32_t zone)
+/* The epoch that the zone has adopted, or 0. */
+static uint64_t epoch_of(struct nef_caller *admin, uint32_t zone)
 {
+    json_t *root = NULL;
+    uint64_t epoch = 0;
+    long status;
+
+    if (nef_caller_zone(admin, zone, "GET", "/status", NULL, 2000, &status, &root) == NEF_OK)
+        epoch = (uint64_t)nef_json_number(root, "epoch", 0);
+    json_decref(root);
+    return epoch;
+}
+
+static void print_steps(void)
+{
+    (void)fputs("\n"
+                "Has etcd no majority? Then, on the surviving zone's host, with etcd-client installed:\n"
+                "\n"
+                "    systemctl stop etcd\n"
+                "    set -a; . /etc/default/etcd; set +a\n"
+                "    sudo -u etcd nef etcd-alone --data-dir \"$ETCD_DATA_DIR\" --name \"$ETCD_NAME\" \\\n"
+                "        --peer-url \"$ETCD_INITIAL_ADVERTISE_PEER_URLS\" --aside \"$ETCD_DATA_DIR.overridden-1\"\n"
+                "    systemctl start etcd\n"
+                "\n"
+                "and give this command again. The lost members join anew, with empty directories:\n"
+                "docs/operations.md, \"One zone and the witness are lost\".\n",
+                stderr);
+}
+
+static int tell_zone(struct nef_caller *admin, uint32_t zone, bool by_hand)
+{
+    uint64_t before = epoch_of(admin, zone), until, now;
     json_t *root = NULL;
     long status;
 
@@ -88,8 +121,18 @@ static int tell_zone(struct nef_caller *admin, uint32_t zone)
                         &status, &root) != NEF_OK)
         return nef_complain("zone-recover", "%s", admin->error);
     json_decref(root);
-    printf(
-        "the zone goes on alone; what a returning zone held beyond it is kept there and listed\n");
+    until = nef_now_ms() + EPOCH_MS;
+    while ((now = epoch_of(admin, zone)) <= before) {
+        if (nef_now_ms() >= until) {
+            (void)nef_complain("zone-recover", "the zone knows it, but gets no new epoch from etcd");
+            if (by_hand)
+                print_steps();
+            return 1;
+        }
+        (void)usleep(100000);
+    }
+    printf("the zone goes on alone in epoch %llu; what a returning zone held beyond it is kept there and listed\n",
+           (unsigned long long)now);
     return 0;
 }
 
@@ -121,7 +164,7 @@ int nef_cmd_zone_recover(int argc, char **argv)
         return 2;
     }
     if (endpoint != NULL)
-        return tell_zone(&admin, 0);
+        return tell_zone(&admin, 0, true);
     if (nef_region_open(dir, &region, &error) != NEF_OK)
         return nef_complain("zone-recover", "%s", error.text);
     if (nef_region_view(&region, &view) != NEF_OK)
@@ -132,5 +175,5 @@ int nef_cmd_zone_recover(int argc, char **argv)
                             "say which zone goes on: exactly one must run, or be named");
     if (recover_etcd(&region, zone) != 0)
         return 1;
-    return tell_zone(&admin, zone);
+    return tell_zone(&admin, zone, false);
 }

@@ -57,8 +57,6 @@ static void etcd_joins_with_members_only(void **state)
         NEF_OK);
     assert_true(has(args, "--initial-cluster=a=https://127.0.0.1:9014,w=https://127.0.0.1:9034"));
     assert_true(has(args, "--initial-cluster-state=existing"));
-    assert_int_equal(nef_plan_etcd_args(&r.plan, 1, "etcd", NEF_ETCD_START_FORCE, 0, args), NEF_OK);
-    assert_true(has(args, "--force-new-cluster=true"));
     free(args);
 }
 
