@@ -14,8 +14,8 @@
 #include "infer/kernels/body_linear.h"
 
 #define FEW                8u
-/* Measured on Zen 4: with one or two rows the next blocks' loads are under way already, and asking for them again costs a
- * fifth; with four or more the products fill the window, and it gains up to a third. */
+/* Measured on Zen 4: with one or two rows the next blocks' loads are under way already, and asking for them again costs
+ * a fifth; with four or more the products fill the window, and it gains up to a third. */
 #define FEW_PREFETCH_ROWS  3u
 #define FEW_PREFETCH_BYTES 2048u
 
@@ -107,7 +107,6 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
         for (unsigned r = 0; r < rows; r++)
             a[r] = vf_zero();
         for (uint32_t i = 0; i < blocks; i++, p += block_bytes) {
-            NEF_VEC_UNROLL
             for (unsigned line = 0; rows >= FEW_PREFETCH_ROWS && line < block_bytes; line += 64)
                 _mm_prefetch((const char *)p + FEW_PREFETCH_BYTES + line, _MM_HINT_T0);
             unpack_bytes(payload, p, bytes);
