@@ -39,6 +39,8 @@
 #define NEF_OUTCOMES_KEPT     8192u            /* per proposer; > NEF_PROPOSALS_MAX, so none in flight is forgotten */
 #define NEF_PROPOSERS_KEPT    32u              /* starts whose outcomes are kept per cell */
 #define NEF_MESSAGE_BYTES_MAX (4u << 20)       /* between zones: a run of log or a proposal */
+#define NEF_EPOCH_OVERRIDE_STEP (1ull << 20)   /* an accepted loss skips those that the lost majority may have made: \
+                                                   one a second for twelve days */
 #define NEF_EPOCHS_KEPT       256u             /* entries of the table epoch -> first offset */
 #define NEF_LOG_FILES_MAX     64u              /* files of old segments a cell keeps open; 64 cells * 64 stay below 4,096 */
 
@@ -82,5 +84,26 @@
 #define NEF_CHAT_TOOLS_MAX    1024u            /* OpenAI takes 128 */
 #define NEF_CHAT_JSON_DEPTH_MAX 128u           /* of a tool's schema or a call's arguments: bounds recursion */
 #define NEF_CHAT_CALL_BYTES_MAX (1u << 20)     /* one generated <tool_call> block, kept until it is whole */
+
+/* grammars, compiled from a client's JSON Schema: a compilation stays below half a second and 64 MB */
+#define NEF_SCHEMA_NODES_MAX  16384u           /* schemas in a schema; OpenAI takes 5,000 properties */
+#define NEF_SCHEMA_DEPTH_MAX  256u             /* of schemas in schemas, through $ref too: bounds recursion */
+#define NEF_SCHEMA_ALTERNATIVES_MAX 1024u      /* at one place, from anyOf and types */
+#define NEF_SCHEMA_COUNT_MAX  4096u            /* minItems, maxItems, {n,m} of a pattern: each makes states */
+#define NEF_SCHEMA_REF_MAX    1024u            /* bytes of a $ref */
+#define NEF_PATTERN_BYTES_MAX 4096u
+#define NEF_PATTERN_NODES_MAX 16384u           /* of a pattern's automaton, after {n,m} */
+#define NEF_PATTERN_DEPTH_MAX 64u              /* groups in groups */
+#define NEF_GRAMMAR_INLINE_MAX 16u             /* containers in containers in one rule; deeper ones get their own */
+#define NEF_GRAMMAR_RULES_MAX 4096u
+#define NEF_GRAMMAR_NFA_MAX   (1u << 18)       /* edges of one rule before determinization */
+#define NEF_GRAMMAR_STATES_MAX (1u << 16)
+#define NEF_GRAMMAR_EDGES_MAX (1u << 19)
+#define NEF_GRAMMAR_ROWS_MAX  8192u            /* states with many edges that get a table of 1 KB */
+#define NEF_GRAMMAR_WORK_MAX  (1u << 26)       /* elementary steps of all determinizations */
+#define NEF_GRAMMAR_DEPTH_MAX 64u              /* containers in containers of a generated text, through recursion */
+#define NEF_GRAMMAR_CACHE_MAX (32u << 20)      /* bytes of masks that one grammar keeps: 1,700 large ones */
+#define NEF_GRAMMAR_CACHES_MAX (512u << 20)    /* of all grammars of a vocabulary; beyond, masks are made anew each time */
+#define NEF_GRAMMAR_CONFIGS_MAX 128u           /* ways that one text can be read at once; more aren't followed */
 
 #endif
