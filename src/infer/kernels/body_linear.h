@@ -8,7 +8,7 @@
  *
  * Payload is read once whatever the number of rows. Float weights are used where they lie: a shift per vector costs
  * nothing beside the products. */
-#define TILES    2u
+#define TILES    4u
 #define X_STRIDE (NEF_GROUP_COLS + 32)
 #define F_STRIDE (NEF_GROUP_COLS + 16)
 #define ROWS_MAX NEF_MATMUL_ROWS_MAX
@@ -140,7 +140,7 @@ static void expand_scales(const struct nef_matrix *m, uint32_t tile, uint32_t bl
 
 /* ---- quantized: products ---- */
 
-static void stage_x16(const struct nef_act *act, uint32_t group, uint32_t row, uint32_t rows, uint32_t blocks,
+static void stage_x16(enum nef_scales kind, const struct nef_act *act, uint32_t group, uint32_t row, uint32_t rows, uint32_t blocks,
                       struct linear_work *w)
 {
     uint32_t groups = (act->k + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS;
@@ -151,18 +151,11 @@ static void stage_x16(const struct nef_act *act, uint32_t group, uint32_t row, u
 
         for (uint32_t b = 0; b < blocks; b++) {
             vi_store(w->x[i] + b * 32, vi_load(act->x16 + at + b * 32));
-            w->sum[i][b] = (float)(sum16[2 * b] + sum16[2 * b + 1]);
+            if (kind == NEF_SCALES_K45) /* the only ones with offsets */
+                w->sum[i][b] = (float)(sum16[2 * b] + sum16[2 * b + 1]);
         }
         w->d[i] = act->d[(size_t)(row + i) * groups + group];
     }
-}
-
-NEF_VEC_INLINE vi broadcast_pair(const int16_t *p)
-{
-    int32_t pair;
-
-    memcpy(&pair, p, 4);
-    return vi_set1(pair);
 }
 
 /* ROWS staged rows through one expanded tile; y[r] moves on by a group. */
@@ -188,7 +181,7 @@ NEF_VEC_INLINE void dot_rows_i16(const unsigned rows, const enum nef_scales kind
 
             NEF_VEC_UNROLL
             for (unsigned r = 0; r < rows; r++)
-                s[r] = vi_dot16(s[r], v, broadcast_pair(x + r * X_STRIDE));
+                s[r] = vi_dot16_pair(s[r], v, x + r * X_STRIDE);
         }
         NEF_VEC_UNROLL
         for (unsigned r = 0; r < rows; r++)
@@ -261,7 +254,7 @@ static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *a
             for (uint32_t r = 0; r < act->rows; r += NEF_VEC_ROWS_I16) {
                 uint32_t rows = NEF_MIN(act->rows - r, (uint32_t)NEF_VEC_ROWS_I16);
 
-                stage_x16(act, block / 8, r, rows, blocks, w);
+                stage_x16(m->scales_kind, act, block / 8, r, rows, blocks, w);
                 for (uint32_t i = 0; i < here; i++)
                     dot_i16(m->scales_kind, w, i, blocks, rows, w->y[i] + r);
             }

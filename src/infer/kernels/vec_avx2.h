@@ -152,6 +152,14 @@ NEF_VEC_INLINE vi vi_dot16(vi acc, vi x, vi y)
     return VI(_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)),
               _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b)));
 }
+/* The same with one pair X for all lanes. */
+NEF_VEC_INLINE vi vi_dot16_pair(vi acc, vi a, const int16_t *x)
+{
+    int32_t pair;
+
+    memcpy(&pair, x, 4);
+    return vi_dot16(acc, a, vi_set1(pair));
+}
 
 NEF_VEC_INLINE vf vf_of_vi(vi v) { return VF(_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b)); }
 NEF_VEC_INLINE vi vi_of_vf(vf v) { return VI(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b)); }
