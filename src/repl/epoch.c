@@ -475,7 +475,8 @@ static void recover(struct nef_repl *r)
     }
     /* The record may be older than what we know: it comes from a member that missed the last ones. The new epoch is
      * above both. */
-    g.epoch = nef_repl_seen(r) + 1;
+    /* Epochs that only the lost ones know must not be made a second time: logs are told apart by epoch and offset. */
+    g.epoch = nef_repl_seen(r) + NEF_EPOCH_OVERRIDE_STEP;
     g.cell_count = r->config.cell_count;
     g.override_epoch = g.epoch;
     self = nef_group_index(&g, &r->config.replica);

@@ -24,7 +24,7 @@ void check_append(struct node *n, const struct nef_action *a, const struct recor
     const struct log *l = &n->disk.logs[a->cell];
 
     if (!g || !nef_id_equal(&g->members[g->primary[a->cell]].replica, &n->disk.replica) ||
-        s->etcd.writer[a->epoch] != n->incarnation)
+        s->etcd.writer[a->epoch % EPOCHS_MAX] != n->incarnation)
         sim_fail(s, "R2: %c writes in epoch %lu, which this process hasn't won", n->name, a->epoch);
     if (n->disk.epoch < a->epoch)
         sim_fail(s, "R3: %c writes in epoch %lu before it is durable", n->name, a->epoch);

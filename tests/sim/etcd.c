@@ -83,9 +83,9 @@ void etcd_cas(struct sim *s, struct node *n, const struct nef_group *g, uint64_t
 
 const struct nef_group *etcd_record_of(const struct sim *s, uint64_t epoch)
 {
-    return epoch > 0 && epoch < EPOCHS_MAX && s->etcd.history[epoch].epoch == epoch
-               ? &s->etcd.history[epoch]
-               : NULL;
+    const struct nef_group *g = &s->etcd.history[epoch % EPOCHS_MAX];
+
+    return epoch > 0 && g->epoch == epoch ? g : NULL;
 }
 
 static void decide(struct sim *s, struct call *c)
@@ -103,10 +103,8 @@ static void decide(struct sim *s, struct call *c)
                  c->group.epoch);
     s->etcd.revision += 1 + sim_below(s, 3);
     s->etcd.group = c->group;
-    if (c->group.epoch < EPOCHS_MAX) {
-        s->etcd.history[c->group.epoch] = c->group;
-        s->etcd.writer[c->group.epoch] = n->life == c->life ? n->incarnation : 0;
-    }
+    s->etcd.history[c->group.epoch % EPOCHS_MAX] = c->group;
+    s->etcd.writer[c->group.epoch % EPOCHS_MAX] = n->life == c->life ? n->incarnation : 0;
     sim_trace(s, NULL, "etcd: epoch %lu by %c, in sync %x, primary %u%s", c->group.epoch, n->name,
               c->group.in_sync, c->group.primary[0], nef_group_overrides(&c->group) ? ", loss accepted" : "");
     check_record(s);

@@ -440,15 +440,15 @@ static void test_accepted_loss(void **state)
     assert_false(answered(w)); /* b isn't in sync: it does nothing by itself */
     node_step(&s->nodes[1], &recover);
     run(1500);
-    told("b > asks for epoch 4, in sync 2, primary 1\n"
-         "etcd: epoch 4 by b, in sync 2, primary 1, loss accepted\n"
-         "b > is primary in epoch 4\n");
+    told("b > asks for epoch 1048579, in sync 2, primary 1\n"
+         "etcd: epoch 1048579 by b, in sync 2, primary 1, loss accepted\n"
+         "b > is primary in epoch 1048579\n");
     w = put(1, 0);
     assert_true(answered(w));
     node_start(&s->nodes[0]);
     run(3000);
     told("a > cuts cell 0\n"
-         "b > asks for epoch 5, in sync 3, primary 1\n");
+         "b > asks for epoch 1048580, in sync 3, primary 1\n");
     check_end(s);
     done();
 }
@@ -477,7 +477,7 @@ static void missed_record(bool started_again)
     assert_int_equal(s->etcd.group.epoch, 2); /* not without the word */
     node_step(&s->nodes[1], &recover);
     run(1500);
-    assert_int_equal(s->etcd.group.epoch, 4);
+    assert_int_equal(s->etcd.group.epoch, 3 + NEF_EPOCH_OVERRIDE_STEP);
     assert_true(nef_group_overrides(&s->etcd.group));
     w = put(1, 0);
     assert_true(answered(w));
@@ -492,6 +492,40 @@ static void test_accepted_loss_with_a_record_missed(void **state)
 {
     (void)state;
     missed_record(false);
+}
+
+/* The same, but only the lost one knew of the record that etcd's survivor missed, and wrote in that epoch: when it is
+ * back, its log must not be taken for ours because of an equal epoch. */
+static void test_accepted_loss_with_an_epoch_never_heard_of(void **state)
+{
+    struct nef_event recover = {.type = NEF_EV_RECOVER};
+    uint32_t w, lost;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    node_crash(&s->nodes[1], false);
+    run(1500);
+    lost = put(0, 0); /* in epoch 3 */
+    assert_true(answered(lost));
+    assert_int_equal(s->etcd.group.epoch, 3);
+    node_crash(&s->nodes[0], false);
+    s->etcd.group = s->etcd.history[2];
+    s->etcd.revision += 100;
+    s->etcd.down = true; /* as it is without a majority, until the word */
+    node_start(&s->nodes[1]);
+    run(1500);
+    s->etcd.down = false;
+    node_step(&s->nodes[1], &recover);
+    run(1500);
+    assert_true(s->etcd.group.epoch > 3);
+    w = put(1, 1);
+    assert_true(answered(w));
+    node_start(&s->nodes[0]);
+    run(3000);
+    assert_int_equal(s->etcd.group.in_sync, 3);
+    check_end(s);
+    done();
 }
 
 static void test_accepted_loss_with_a_record_missed_after_a_start(void **state)
@@ -630,6 +664,7 @@ int main(void)
         cmocka_unit_test(test_accepted_loss),
         cmocka_unit_test(test_accepted_loss_with_a_record_missed),
         cmocka_unit_test(test_accepted_loss_with_a_record_missed_after_a_start),
+        cmocka_unit_test(test_accepted_loss_with_an_epoch_never_heard_of),
         cmocka_unit_test(test_survivor_alone_in_sync_needs_no_etcd),
         cmocka_unit_test(test_survivor_in_a_pair_stops_without_etcd),
         cmocka_unit_test(test_lost_configuration_stops_a_log_that_is_not_empty),

@@ -182,7 +182,7 @@ struct etcd {
     bool down;
     double lose_request, lose_answer, late;
     uint64_t delay;
-    /* every record there was */
+    /* the last records there were, each at its epoch modulo EPOCHS_MAX */
     struct nef_group history[EPOCHS_MAX];
     uint64_t writer[EPOCHS_MAX]; /* incarnation that won it */
 };
