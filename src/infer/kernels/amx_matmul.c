@@ -69,7 +69,7 @@ static void expand_block(const struct nef_matrix *m, const uint8_t *payload, int
             _mm512_store_si512(q + 64 * j, _mm512_sub_epi8(_mm512_load_si512(payload + 64 * j), bias));
         return;
     }
-    const __m512i fifth = _mm512_set1_epi8(16), zero = _mm512_setzero_si512();
+    const __m512i two = _mm512_set1_epi8(3), fifth = _mm512_set1_epi8(16), zero = _mm512_setzero_si512();
     const __m512i high = m->payload_kind == NEF_PAYLOAD_U5 ? _mm512_load_si512(payload + 256) : zero;
     for (int j = 0; j < 4; j++) {
         __m512i v = _mm512_load_si512(payload + 64 * j);
@@ -80,6 +80,13 @@ static void expand_block(const struct nef_matrix *m, const uint8_t *payload, int
             __mmask64 b = _mm512_test_epi8_mask(high, _mm512_set1_epi8((char)(1 << (j + 4))));
             low = _mm512_or_si512(low, _mm512_maskz_mov_epi8(a, fifth));
             up = _mm512_or_si512(up, _mm512_maskz_mov_epi8(b, fifth));
+        }
+        if (m->payload_kind == NEF_PAYLOAD_U6) {
+            __m512i a = _mm512_srl_epi32(_mm512_load_si512(payload + 256), _mm_cvtsi32_si128(2 * j));
+            __m512i b = _mm512_srl_epi32(_mm512_load_si512(payload + 320), _mm_cvtsi32_si128(2 * j));
+
+            low = _mm512_or_si512(low, _mm512_slli_epi32(_mm512_and_si512(a, two), 4));
+            up = _mm512_or_si512(up, _mm512_slli_epi32(_mm512_and_si512(b, two), 4));
         }
         _mm512_store_si512(q + 64 * j, _mm512_sub_epi8(low, bias));
         _mm512_store_si512(q + 64 * (j + 4), _mm512_sub_epi8(up, bias));
@@ -237,7 +244,7 @@ static inline __attribute__((always_inline)) void rows16(const struct nef_matrix
 static __mmask16 outputs(const struct nef_matrix *m, uint32_t tile)
 {
     uint32_t left = m->n - tile * NEF_TILE_ROWS;
-    return left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+    return (__mmask16)(left >= 16 ? 0xffffu : (1u << left) - 1);
 }
 
 static void give(const float *from, const struct nef_act *act, uint32_t row, __mmask16 mask, float *y, size_t y_stride)

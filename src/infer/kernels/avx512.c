@@ -92,7 +92,10 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
                              const struct nef_matrix *m, const struct few *f, uint32_t tile, float *y, size_t y_stride)
 {
     const uint8_t *p = payload_at(m, tile, 0), *scales = scales_at(m, tile, 0);
-    const size_t block_bytes = payload == NEF_PAYLOAD_U8 ? 512 : payload == NEF_PAYLOAD_U4 ? 256 : 320;
+    const size_t block_bytes = payload == NEF_PAYLOAD_U8   ? 512
+                               : payload == NEF_PAYLOAD_U4 ? 256
+                               : payload == NEF_PAYLOAD_U5 ? 320
+                                                           : 384;
     uint32_t outputs = NEF_MIN(m->n - tile * LANES, LANES);
     vf sum[FEW], a[FEW], scale, second;
     vi bytes[8], s[FEW];
@@ -156,7 +159,7 @@ static void matmul_few(const struct nef_matrix *m, const struct nef_act *act, ui
 {
     stage_few(m, act, f);
     if (m->scales_kind == NEF_SCALES_K6)
-        few_kind(NEF_PAYLOAD_U8, NEF_SCALES_K6, m, f, act->rows, tile0, tiles, y, y_stride);
+        few_kind(NEF_PAYLOAD_U6, NEF_SCALES_K6, m, f, act->rows, tile0, tiles, y, y_stride);
     else if (m->payload_kind == NEF_PAYLOAD_U8)
         few_kind(NEF_PAYLOAD_U8, NEF_SCALES_BLOCK, m, f, act->rows, tile0, tiles, y, y_stride);
     else if (m->payload_kind == NEF_PAYLOAD_U4 && m->scales_kind == NEF_SCALES_BLOCK)

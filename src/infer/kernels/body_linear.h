@@ -69,6 +69,13 @@ NEF_VEC_INLINE void unpack_bytes(const enum nef_payload kind, const uint8_t *p, 
         FIFTH(0) FIFTH(1) FIFTH(2) FIFTH(3) FIFTH(4) FIFTH(5) FIFTH(6) FIFTH(7)
 #undef FIFTH
     }
+    if (kind == NEF_PAYLOAD_U6) {
+        vi two = vi_set1(0x03030303), first = vi_load(p + 256), second = vi_load(p + 320);
+#define UPPER(j, from, g) out[j] = vi_or(out[j], vi_slli(vi_and(vi_srli(from, 2 * (g)), two), 4));
+        UPPER(0, first, 0) UPPER(1, first, 1) UPPER(2, first, 2) UPPER(3, first, 3)
+        UPPER(4, second, 0) UPPER(5, second, 1) UPPER(6, second, 2) UPPER(7, second, 3)
+#undef UPPER
+    }
 }
 
 NEF_VEC_INLINE void expand_blocks(const enum nef_payload kind, const struct nef_matrix *m, const uint8_t *p,
@@ -96,8 +103,10 @@ static void expand(const struct nef_matrix *m, uint32_t tile, uint32_t block, ui
         expand_blocks(NEF_PAYLOAD_U8, m, p, blocks, out);
     else if (m->payload_kind == NEF_PAYLOAD_U4)
         expand_blocks(NEF_PAYLOAD_U4, m, p, blocks, out);
-    else
+    else if (m->payload_kind == NEF_PAYLOAD_U5)
         expand_blocks(NEF_PAYLOAD_U5, m, p, blocks, out);
+    else
+        expand_blocks(NEF_PAYLOAD_U6, m, p, blocks, out);
 }
 
 /* s (and m) of block I of the scale group at P. K6 has two s, for the block's halves. */

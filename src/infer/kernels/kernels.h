@@ -10,6 +10,7 @@
  *     U8    512 bytes  [k/4: 8][n: 16][k%4: 4]     q + bias, unsigned (VNNI and AMX order)
  *     U4    256 bytes  [j: 4][n: 16][k%4: 4]       low nibble: k/4 = j, high nibble: k/4 = j + 4
  *     U5    320 bytes  U4, then [n: 16][k%4: 4]    bit j of the byte is the fifth bit of k/4 = j
+ *     U6    384 bytes  U4, then [h: 2][n: 16][k%4: 4]    bits 2g, 2g + 1 of the byte are the upper two of k/4 = 4h + g
  *     BF16 1024 bytes  [k/2: 16][n: 16][k%2: 2]    uint16
  *     F16  1024 bytes  [k: 32][n: 16]              uint16
  *     F32  2048 bytes  [k: 32][n: 16]              float
@@ -36,7 +37,15 @@
 #define NEF_GROUP_COLS       256u /* of activations, and of K types */
 #define NEF_X_MAX            32512
 
-enum nef_payload { NEF_PAYLOAD_U8, NEF_PAYLOAD_U4, NEF_PAYLOAD_U5, NEF_PAYLOAD_BF16, NEF_PAYLOAD_F16, NEF_PAYLOAD_F32 };
+enum nef_payload {
+    NEF_PAYLOAD_U8,
+    NEF_PAYLOAD_U4,
+    NEF_PAYLOAD_U5,
+    NEF_PAYLOAD_U6,
+    NEF_PAYLOAD_BF16,
+    NEF_PAYLOAD_F16,
+    NEF_PAYLOAD_F32
+};
 enum nef_scales { NEF_SCALES_NONE, NEF_SCALES_BLOCK, NEF_SCALES_K45, NEF_SCALES_K6 };
 
 /* A packed weight matrix (n outputs, k inputs). Borrows payload and scales. */

@@ -27,11 +27,11 @@ static const struct kind kinds[] = {
     {NEF_GGML_Q5_0, NEF_PAYLOAD_U5, NEF_SCALES_BLOCK, 16, 32, 22},
     {NEF_GGML_Q4_K, NEF_PAYLOAD_U4, NEF_SCALES_K45, 0, 256, 144},
     {NEF_GGML_Q5_K, NEF_PAYLOAD_U5, NEF_SCALES_K45, 0, 256, 176},
-    {NEF_GGML_Q6_K, NEF_PAYLOAD_U8, NEF_SCALES_K6, 32, 256, 210},
+    {NEF_GGML_Q6_K, NEF_PAYLOAD_U6, NEF_SCALES_K6, 32, 256, 210},
 };
 
 static const size_t payload_bytes[] = {
-    [NEF_PAYLOAD_U8] = 512,    [NEF_PAYLOAD_U4] = 256,   [NEF_PAYLOAD_U5] = 320,
+    [NEF_PAYLOAD_U8] = 512, [NEF_PAYLOAD_U4] = 256,    [NEF_PAYLOAD_U5] = 320,  [NEF_PAYLOAD_U6] = 384,
     [NEF_PAYLOAD_BF16] = 1024, [NEF_PAYLOAD_F16] = 1024, [NEF_PAYLOAD_F32] = 2048,
 };
 static const size_t scale_bytes[] = {
@@ -173,6 +173,13 @@ static void put_block(enum nef_payload payload, const uint8_t *q, uint32_t lane,
         for (uint32_t j = 0; j < 8; j++)
             fifth |= (quad[j] >> 4 & 0x01010101u) << j;
         memcpy(block + 256 + lane * 4, &fifth, 4);
+    }
+    for (uint32_t h = 0; h < 2 && payload == NEF_PAYLOAD_U6; h++) {
+        uint32_t upper = 0;
+
+        for (uint32_t g = 0; g < 4; g++)
+            upper |= (quad[4 * h + g] >> 4 & 0x03030303u) << 2 * g;
+        memcpy(block + 256 + 64 * h + lane * 4, &upper, 4);
     }
 }
 

@@ -59,8 +59,6 @@ static bool linear(const struct nef_kernels *set, uint32_t type, uint32_t rows, 
                nef_matrix_scale_bytes(&m) <= sizeof room->scales);
     NEF_ASSERT(nef_act_bytes(rows, m.k) <= sizeof room->act && nef_matmul_scratch(m.k) <= sizeof room->scratch);
     fill_bytes(state, sizeof room->payload, room->payload);
-    for (size_t i = 0; m.scales_kind == NEF_SCALES_K6 && i < sizeof room->payload; i++)
-        room->payload[i] &= 63; /* six bits, less the bias a signed byte: what the type has */
     fill_bytes(state, sizeof room->scales, room->scales);
     fill(state, (size_t)rows * m.k, room->x);
     m.payload = room->payload;

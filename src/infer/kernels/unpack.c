@@ -29,6 +29,8 @@ void nef_unpack_block(const struct nef_matrix *m, uint32_t tile, uint32_t block,
                 q = p[quad % 4 * 64 + at] >> (quad / 4 * 4) & 15;
                 if (m->payload_kind == NEF_PAYLOAD_U5)
                     q |= (p[256 + at] >> quad & 1u) << 4;
+                else if (m->payload_kind == NEF_PAYLOAD_U6)
+                    q |= (p[256 + quad / 4 * 64 + at] >> quad % 4 * 2 & 3u) << 4;
             }
             out[n][k] = (int16_t)((int)q - m->bias);
         }
@@ -76,9 +78,10 @@ float nef_unpack_float(const struct nef_matrix *m, uint32_t tile, uint32_t colum
     case NEF_PAYLOAD_U8:
     case NEF_PAYLOAD_U4:
     case NEF_PAYLOAD_U5:
+    case NEF_PAYLOAD_U6:
         break;
     }
-    NEF_ASSERT(m->payload_kind > NEF_PAYLOAD_U5);
+    NEF_ASSERT(m->payload_kind > NEF_PAYLOAD_U6);
     return 0;
 }
 

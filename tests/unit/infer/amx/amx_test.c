@@ -61,9 +61,6 @@ static void linear(uint32_t type, uint32_t n, uint32_t k, uint32_t rows)
         payload[i] = (uint8_t)(i % 2 == 0 || m.scales_kind != NEF_SCALES_NONE ? next() : (next() & 0x87u) | 0x38u);
     for (size_t i = 0; i < nef_matrix_scale_bytes(&m); i++)
         scales[i] = (uint8_t)(i % 2 == 0 ? next() : (next() & 0x87u) | 0x20u);
-    if (m.payload_kind == NEF_PAYLOAD_U8 && m.bias == 32) /* Q6_K */
-        for (size_t i = 0; i < nef_matrix_payload_bytes(&m); i++)
-            payload[i] &= 63;
     m.payload = payload;
     m.scales = scales;
     for (size_t i = 0; i < (size_t)rows * k; i++)
