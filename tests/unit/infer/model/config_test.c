@@ -70,7 +70,7 @@ static void assert_refused(struct bytes b, nef_err expected, const char *names)
     before = config;
     assert_int_equal(config_of(b, error, &config), expected);
     if (strstr(error, names) == NULL)
-        print_error("\"%s\" doesn't name %s\n", error, names);
+        print_error("\"%s\" doesn't name %s\n", error, names != NULL ? names : "anything");
     assert_non_null(strstr(error, names));
     assert_memory_equal(&config, &before, sizeof(config));
     free(b.data);
