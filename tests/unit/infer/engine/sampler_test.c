@@ -184,7 +184,7 @@ static const struct nef_sampling settings[] = {
 
 static void draws_what_is_defined(void **state)
 {
-    enum { VOCAB = 700, DRAWS = 30000 };
+    enum { VOCAB = 700, DRAWS = 10000 };
     float logits[VOCAB];
     double expected[VOCAB];
 

@@ -383,6 +383,13 @@ static void patterns_are_those_of_pcre2(void **state)
     }
 }
 
+static int close_vocab(void **state)
+{
+    (void)state;
+    nef_grammar_vocab_close(fixture_vocab());
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -392,5 +399,5 @@ int main(void)
         cmocka_unit_test(patterns_are_those_of_pcre2),
     };
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, NULL, close_vocab);
 }
