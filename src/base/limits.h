@@ -100,7 +100,7 @@
 #define NEF_GRAMMAR_STATES_MAX (1u << 16)
 #define NEF_GRAMMAR_EDGES_MAX (1u << 19)
 #define NEF_GRAMMAR_ROWS_MAX  8192u            /* states with many edges that get a table of 1 KB */
-#define NEF_GRAMMAR_WORK_MAX  (1u << 26)       /* elementary steps of all determinizations */
+#define NEF_GRAMMAR_WORK_MAX  (1u << 25)       /* elementary steps of all determinizations */
 #define NEF_GRAMMAR_DEPTH_MAX 64u              /* containers in containers of a generated text, through recursion */
 #define NEF_GRAMMAR_CACHE_MAX (32u << 20)      /* bytes of masks that one grammar keeps: 1,700 large ones */
 #define NEF_GRAMMAR_CACHES_MAX (512u << 20)    /* of all grammars of a vocabulary; beyond, masks are made anew each time */

@@ -101,7 +101,8 @@ static bool close_targets(struct dfa *d)
                 d->todo[todo++] = d->edges[i].to;
             }
     }
-    qsort(d->members + begin, d->member_count - begin, sizeof(*d->members), ascending);
+    if (d->member_count > begin)
+        qsort(d->members + begin, d->member_count - begin, sizeof(*d->members), ascending);
     return true;
 }
 

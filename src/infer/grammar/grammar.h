@@ -27,7 +27,7 @@ struct nef_grammar_token { /* bytes NULL or none: never allowed (control, unused
     uint32_t bytes;
     bool ends; /* of generation: allowed where the text may end, and nowhere else */
 };
-/* Any thread; takes some 0.2 s and 10 MB for 151,936 tokens. T is not kept. Control tokens are allowed only where
+/* Any thread; takes some 0.2 s and 20 MB for 151,936 tokens. T is not kept. Control tokens are allowed only where
  * they end a generation. Errors: NEF_E_NOMEM, NEF_E_LIMIT, NEF_E_UNSUPPORTED (a byte that no token is made of alone,
  * or nothing ends). */
 NEF_MUST_CHECK nef_err nef_grammar_vocab_open(const struct nef_tokenizer *t, struct nef_grammar_vocab **out_vocab);

@@ -37,19 +37,20 @@
 
 /* ---- tries of tokens (trie.c) ---- */
 
-/* A node: its byte (bits 56 up), depth, the first level being 0 (44), nodes of its subtree with itself (21), and its
- * tokens, which are tokens[this number .. that of the next node) (0). */
+/* A node: its byte (bits 56 up), depth, the first level being 0 (45), whether its subtree is plain text (44; vocab.c),
+ * nodes of its subtree with itself (21), and its tokens, which are tokens[this number .. that of the next node) (0). */
 typedef uint64_t nef_trie_node;
-#define NEF_TRIE_DEPTH_MAX  (1u << 12)
+#define NEF_TRIE_DEPTH_MAX  (1u << 11)
 #define NEF_TRIE_NODES_MAX  (1u << 23)
 #define NEF_TRIE_TOKENS_MAX (1u << 21)
+#define NEF_NODE_PLAIN      (1ull << 44)
 static inline uint8_t nef_node_byte(nef_trie_node node)
 {
     return (uint8_t)(node >> 56);
 }
 static inline uint32_t nef_node_depth(nef_trie_node node)
 {
-    return (uint32_t)(node >> 44) & (NEF_TRIE_DEPTH_MAX - 1);
+    return (uint32_t)(node >> 45) & (NEF_TRIE_DEPTH_MAX - 1);
 }
 static inline uint32_t nef_node_size(nef_trie_node node)
 {
@@ -79,17 +80,15 @@ size_t nef_trie_bytes(const struct nef_trie *t);
 /* ---- the machine ---- */
 
 /* Of a state. COUNTS: inside a string, between characters: '"' ends it, any other byte begins a character. FREE: in
- * free text, where a lazy grammar may end. HIGH: its height isn't 0. */
+ * free text, where a lazy grammar may end. */
 enum {
     NEF_STATE_FINAL = 1, /* the rule may end here */
     NEF_STATE_CALLS = 2,
     NEF_STATE_COUNTS = 4,
     NEF_STATE_STRING = 8, /* inside a string */
     NEF_STATE_FREE = 16,
-    NEF_STATE_HIGH = 32,
 };
-#define NEF_STATE_NOT_PLAIN (NEF_STATE_FINAL | NEF_STATE_CALLS | NEF_STATE_COUNTS | NEF_STATE_HIGH)
-#define NEF_ROW_SPECIAL     (1u << 31)
+#define NEF_ROW_SPECIAL (1u << 31)
 struct nef_edge {
     uint32_t to;
     uint8_t low, high;
@@ -102,8 +101,8 @@ struct nef_call {
 };
 struct nef_state {
     uint32_t edge, call; /* first of each */
-    uint32_t row; /* 256 targets at rows[256 * row], or NEF_NO_STATE: the edges are few. A target that isn't plain
-                   * (below) has NEF_ROW_SPECIAL added */
+    uint32_t row; /* 256 targets at rows[256 * row], or NEF_NO_STATE: the edges are few. NEF_ROW_SPECIAL is added to
+                   * a target that is final, calls or counts, or whose height is larger than this state's */
     uint16_t edges, calls;
     uint8_t flags;
     uint8_t height;
@@ -180,6 +179,7 @@ struct nef_grammar_vocab {
     uint32_t *ends;
     uint32_t ends_count;
     struct nef_trie trie;
+    uint32_t *plain; /* words: tokens of the trie's plain subtrees */
     struct nef_machine builtin;
     struct nef_mask *masks[NEF_BUILTIN_STATES_MAX];
     atomic_size_t cached; /* bytes of masks of all grammars */
@@ -248,8 +248,9 @@ struct nef_walk { /* through a trie, from a set */
     uint32_t *words;    /* bits of tokens that come through, or NULL */
     uint32_t low, high; /* only tokens whose mark is between, where the trie has marks */
     const struct nef_grammar_vocab
-        *collect; /* not NULL: exits from frame 0 go to w->items; the trie is the vocabulary's */
-    bool pairs;   /* tokens and their characters go to w->pairs; NEF_PAIR_CLOSES: the string ended */
+        *collect;  /* not NULL: exits from frame 0 go to w->items; the trie is the vocabulary's */
+    bool no_plain; /* plain subtrees are passed over */
+    bool pairs;    /* tokens and their characters go to w->pairs; NEF_PAIR_CLOSES: the string ended */
 };
 /* Walk from the set [begin, end), which must be the last one; the array ends there again afterwards. */
 void nef_walker_walk(struct nef_walker *w, const struct nef_walk *walk, size_t begin, size_t end);

@@ -304,8 +304,15 @@ static void cut_dead(struct nef_machine *m, struct nef_state *s)
             m->calls[calls++] = m->calls[i];
     s->edges = (uint16_t)(edges - s->edge);
     s->calls = (uint16_t)(calls - s->call);
-    s->flags = (uint8_t)(s->flags & ~(NEF_STATE_CALLS | NEF_STATE_HIGH));
-    s->flags = (uint8_t)(s->flags | (s->calls > 0 ? NEF_STATE_CALLS : 0) | (s->height > 0 ? NEF_STATE_HIGH : 0));
+    s->flags = (uint8_t)((s->flags & ~NEF_STATE_CALLS) | (s->calls > 0 ? NEF_STATE_CALLS : 0));
+}
+
+static uint32_t row_entry(const struct nef_machine *m, const struct nef_state *from, uint32_t to)
+{
+    const struct nef_state *s = &m->states[to];
+    bool special = (s->flags & (NEF_STATE_FINAL | NEF_STATE_CALLS | NEF_STATE_COUNTS)) != 0 || s->height > from->height;
+
+    return special ? to | NEF_ROW_SPECIAL : to;
 }
 
 static nef_err add_row(struct nef_machine *m, struct nef_state *s)
@@ -322,8 +329,7 @@ static nef_err add_row(struct nef_machine *m, struct nef_state *s)
     memset(row, 0xff, 256 * sizeof(*row));
     for (uint32_t i = s->edge; i < s->edge + s->edges; i++)
         for (unsigned byte = m->edges[i].low; byte <= m->edges[i].high; byte++)
-            row[byte] =
-                m->edges[i].to | ((m->states[m->edges[i].to].flags & NEF_STATE_NOT_PLAIN) != 0 ? NEF_ROW_SPECIAL : 0);
+            row[byte] = row_entry(m, s, m->edges[i].to);
     s->row = m->row_count++;
     return NEF_OK;
 }

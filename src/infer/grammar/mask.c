@@ -16,7 +16,8 @@
 #include "base/assert.h"
 #include "infer/grammar/grammar_internal.h"
 
-#define LIST_MAX 2048u /* more tokens are kept as words */
+#define LIST_MAX        2048u /* more tokens are kept as words */
+#define PLAIN_PAIRS_MAX 64u   /* enough for searches; a pattern that counts characters has more */
 
 void nef_mask_free(struct nef_mask *mask)
 {
@@ -124,13 +125,51 @@ static nef_err keep_exits(struct nef_walker *w, struct nef_mask *mask)
     return nef_trie_build(w->items, count, true, &mask->exits);
 }
 
+/* Does STATE allow any plain text of a string, whatever its length? Then all states that such text leads to do; a few
+ * pairs of a state and how far a character is are tried. *out_height: the largest on the way. */
+static bool allows_plain(const struct nef_grammar_vocab *v, const struct nef_machine *m, uint32_t state,
+                         uint32_t *out_height)
+{
+    struct {
+        uint32_t state, in;
+    } pairs[PLAIN_PAIRS_MAX];
+    uint32_t count = 1, height = 0;
+
+    pairs[0].state = state;
+    pairs[0].in = v->builtin.callees[NEF_BUILTIN_STRING].start;
+    for (uint32_t i = 0; i < count; i++) {
+        if ((m->states[pairs[i].state].flags & (NEF_STATE_FINAL | NEF_STATE_CALLS | NEF_STATE_COUNTS)) != 0)
+            return false;
+        height = NEF_MAX(height, m->states[pairs[i].state].height);
+        for (unsigned byte = 0x20; byte < 0x100; byte++) {
+            uint32_t in = nef_machine_step(&v->builtin, pairs[i].in, (uint8_t)byte), to, k = 0;
+
+            if (in == NEF_NO_STATE || byte == '"' || byte == '\\')
+                continue;
+            to = nef_machine_step(m, pairs[i].state, (uint8_t)byte);
+            if (to == NEF_NO_STATE)
+                return false;
+            while (k < count && (pairs[k].state != to || pairs[k].in != in))
+                k++;
+            if (k == PLAIN_PAIRS_MAX)
+                return false;
+            if (k < count)
+                continue;
+            pairs[count].state = to;
+            pairs[count++].in = in;
+        }
+    }
+    *out_height = height;
+    return true;
+}
+
 /* *out_mask NULL: the state has too many exits to keep them. W is at rest: only its kept frames. */
 static nef_err make(const struct nef_grammar_vocab *v, struct nef_walker *w, uint32_t state, struct nef_mask **out_mask)
 {
     bool string = (w->machine->states[state].flags & NEF_STATE_STRING) != 0;
     struct nef_mask *mask = calloc(1, sizeof(*mask));
     size_t begin = w->count;
-    uint32_t frames = w->frame_count;
+    uint32_t frames = w->frame_count, height = 0;
     struct nef_walk walk = {.trie = &v->trie, .collect = v, .pairs = string};
     nef_err err = NEF_E_NOMEM;
 
@@ -143,6 +182,10 @@ static nef_err make(const struct nef_grammar_vocab *v, struct nef_walker *w, uin
     if (mask->words == NULL)
         goto out;
     walk.words = mask->words;
+    if (!string && allows_plain(v, w->machine, state, &height)) {
+        add_words(mask->words, v->plain, v->words);
+        walk.no_plain = true;
+    }
     w->configs[w->count++] = (struct nef_config){state, 0, 0}; /* alone: what it calls has a mask of its own */
     nef_walker_walk(w, &walk, begin, w->count);
     if (w->failed)
@@ -152,7 +195,7 @@ static nef_err make(const struct nef_grammar_vocab *v, struct nef_walker *w, uin
         err = NEF_OK;
         goto out;
     }
-    mask->need = w->need;
+    mask->need = NEF_MAX(w->need, height);
     err = keep_exits(w, mask);
     if (err == NEF_OK && !(string ? keep_by_chars(v, mask, w->pairs, w->pair_count) : keep_list(v, mask)))
         err = NEF_E_NOMEM;

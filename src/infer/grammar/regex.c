@@ -34,7 +34,7 @@ struct automaton {
 static void fail(struct automaton *a, nef_err err)
 {
     if (err == NEF_E_LIMIT)
-        nef_compile_fail_at(a->c, err, "\"pattern\": too large (more than %u states)", NEF_PATTERN_NODES_MAX);
+        nef_compile_fail(a->c, err, "\"pattern\" is too large (more than %u states)", NEF_PATTERN_NODES_MAX);
     else
         nef_compile_fail(a->c, err, "out of memory");
 }

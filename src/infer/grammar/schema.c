@@ -278,10 +278,11 @@ static void check_array(struct nef_compile *c, const json_t *schema)
 
 static void check_any_of(struct nef_compile *c, const json_t *list)
 {
-    size_t outer = enter(c, "anyOf");
+    size_t outer;
 
     if (!json_is_array(list) || json_array_size(list) == 0)
         nef_compile_fail_at(c, NEF_E_INVALID, "\"anyOf\" is not an array of schemas");
+    outer = enter(c, "anyOf");
     for (size_t i = 0; i < json_array_size(list) && c->err == NEF_OK; i++) {
         char number[24];
         size_t before;

@@ -65,7 +65,7 @@ nef_err nef_trie_build(struct nef_trie_item *items, size_t count, bool marks, st
     for (size_t i = 0; i < count; i++) {
         leave(&t, path, &depth, i > 0 ? common(&items[i - 1], &items[i]) : 0);
         while (depth < items[i].bytes) {
-            t.nodes[t.count] = (nef_trie_node)items[i].text[depth] << 56 | (nef_trie_node)depth << 44 | token;
+            t.nodes[t.count] = (nef_trie_node)items[i].text[depth] << 56 | (nef_trie_node)depth << 45 | token;
             path[depth++] = t.count++;
         }
         if (marks)

@@ -64,6 +64,46 @@ static nef_err make_trie(struct nef_grammar_vocab *v)
     return err;
 }
 
+/* Mark subtrees all of whose tokens are plain text of a string: no quote, no backslash, nothing that must be escaped,
+ * UTF-8 that may break off at the end. A state that allows any plain text allows all of those at once (mask.c). */
+static nef_err mark_plain(struct nef_grammar_vocab *v)
+{
+    const struct nef_trie *t = &v->trie;
+    uint32_t *parent = malloc(((size_t)t->count + 1) * sizeof(*parent)), *path = calloc(t->levels + 1, sizeof(*path));
+    uint32_t *states = calloc(t->levels + 1, sizeof(*states));
+    nef_err err = NEF_E_NOMEM;
+
+    v->plain = calloc(v->words, sizeof(*v->plain));
+    if (parent == NULL || path == NULL || states == NULL || v->plain == NULL)
+        goto out;
+    states[0] = v->builtin.callees[NEF_BUILTIN_STRING].start;
+    for (uint32_t i = 0; i < t->count; i++) {
+        uint32_t depth = nef_node_depth(t->nodes[i]), state = states[depth];
+        uint8_t byte = nef_node_byte(t->nodes[i]);
+
+        if (state != NEF_NO_STATE)
+            state = byte == '"' || byte == '\\' ? NEF_NO_STATE : nef_machine_step(&v->builtin, state, byte);
+        states[depth + 1] = state;
+        path[depth] = i;
+        parent[i] = depth > 0 ? path[depth - 1] : i;
+        if (state != NEF_NO_STATE)
+            t->nodes[i] |= NEF_NODE_PLAIN;
+    }
+    for (uint32_t i = t->count; i-- > 0;) /* children before their parents */
+        if ((t->nodes[i] & NEF_NODE_PLAIN) == 0)
+            t->nodes[parent[i]] &= ~NEF_NODE_PLAIN;
+    for (uint32_t i = 0; i < t->count; i++)
+        for (uint32_t k = nef_node_token(t->nodes[i]);
+             (t->nodes[i] & NEF_NODE_PLAIN) != 0 && k < nef_node_token(t->nodes[i + 1]); k++)
+            v->plain[t->tokens[k] / 32] |= 1u << t->tokens[k] % 32;
+    err = NEF_OK;
+out:
+    free(parent);
+    free(path);
+    free(states);
+    return err;
+}
+
 nef_err nef_grammar_vocab_make(const struct nef_grammar_token *tokens, uint32_t count,
                                struct nef_grammar_vocab **out_vocab)
 {
@@ -81,6 +121,8 @@ nef_err nef_grammar_vocab_make(const struct nef_grammar_token *tokens, uint32_t 
         err = make_trie(v);
     if (err == NEF_OK)
         err = nef_builtin_make(&v->builtin);
+    if (err == NEF_OK)
+        err = mark_plain(v);
     if (err == NEF_OK)
         err = nef_mask_builtins(v);
     if (err != NEF_OK) {
@@ -125,6 +167,7 @@ void nef_grammar_vocab_close(struct nef_grammar_vocab *v)
     free(v->text);
     free(v->offsets);
     free(v->ends);
+    free(v->plain);
     free(v);
 }
 

@@ -9,7 +9,6 @@
 #include "infer/grammar/grammar_internal.h"
 
 #define EXITS_MAX (1u << 18) /* of one state; a state that ends anywhere would have some per node of the trie */
-#define PLAIN     (NEF_STATE_FINAL | NEF_STATE_CALLS | NEF_STATE_HIGH) /* none of these: steps by itself */
 
 struct nef_level {       /* of a walk: the set before a node of this depth */
     const uint32_t *row; /* of state, if it has one and counts nothing */
@@ -289,7 +288,7 @@ static struct nef_level level_of(const struct nef_walker *w, size_t begin)
     struct nef_level level = {.state = NEF_NO_STATE, .begin = begin, .count = (uint32_t)(w->count - begin)};
     const struct nef_config *c = &w->configs[begin];
 
-    if (level.count == 1 && (w->machine->states[c->state].flags & PLAIN) == 0)
+    if (level.count == 1 && (w->machine->states[c->state].flags & (NEF_STATE_FINAL | NEF_STATE_CALLS)) == 0)
         level = (struct nef_level){row_of(w->machine, c->state), c->state, c->stack, c->chars, 0, begin};
     return level;
 }
@@ -323,7 +322,8 @@ static bool visit(struct nef_walker *w, const struct nef_walk *walk, uint32_t at
         if (next == NEF_NO_STATE ||
             ((m->states[level->state].flags & NEF_STATE_COUNTS) != 0 && !count_char(w, level->stack, byte, &chars)))
             return false;
-        if ((m->states[next].flags & PLAIN) == 0) {
+        if ((m->states[next].flags & (NEF_STATE_FINAL | NEF_STATE_CALLS)) == 0 &&
+            m->states[next].height <= m->states[level->state].height) { /* as deep as it was */
             give(w, walk, at, chars);
             level[1] = (struct nef_level){row_of(m, next), next, level->stack, chars, 0, level->begin};
             return true;
@@ -348,6 +348,7 @@ static void rush(const struct nef_machine *m, const struct nef_walk *walk, struc
     const uint32_t *tokens = walk->trie->tokens, *rows = m->rows;
     const struct nef_state *states = m->states;
     uint32_t *words = walk->words, i = *at, end = walk->trie->count;
+    nef_trie_node skip = walk->no_plain ? NEF_NODE_PLAIN : 0;
 
     while (i < end) {
         nef_trie_node node = nodes[i];
@@ -357,7 +358,7 @@ static void rush(const struct nef_machine *m, const struct nef_walk *walk, struc
         if (level->row == NULL)
             break;
         next = level->row[nef_node_byte(node)];
-        if (next == NEF_NO_STATE) {
+        if (next == NEF_NO_STATE || (node & skip) != 0) {
             i += nef_node_size(node);
             continue;
         }
@@ -393,7 +394,9 @@ void nef_walker_walk(struct nef_walker *w, const struct nef_walk *walk, size_t b
         if (simple)
             rush(w->machine, walk, w->levels, &i);
         if (i < trie->count)
-            i += visit(w, walk, i) ? 1 : nef_node_size(trie->nodes[i]);
+            i += !(walk->no_plain && (trie->nodes[i] & NEF_NODE_PLAIN) != 0) && visit(w, walk, i)
+                     ? 1
+                     : nef_node_size(trie->nodes[i]);
     }
     w->count = end;
 }
