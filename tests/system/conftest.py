@@ -134,8 +134,12 @@ class Faulty(Region):
 def _faulty(net, fault_library):
     made = {"region": None}
 
-    def give():
+    def give(new=False):
         r = made["region"]
+        if r is not None and new:
+            r.no_faults()
+            r.down()
+            r = None
         if r is not None:
             try:
                 r.no_faults()
@@ -169,18 +173,29 @@ def keep_logs(region):
         print("logs kept in", target)
 
 
-@pytest.fixture
-def faulty(net, _faulty, request):
-    """The fault region: healthy, zone a primary, and this thread inside its network namespace."""
+def _lend(net, _faulty, request, new):
     net.enter()
     try:
-        r = _faulty()
+        r = _faulty(new)
         yield r
         r.no_faults()
         if getattr(request.node, "failed", False):
             keep_logs(r)
     finally:
         net.leave()
+
+
+@pytest.fixture
+def faulty(net, _faulty, request):
+    """The fault region: healthy, zone a primary, and this thread inside its network namespace."""
+    yield from _lend(net, _faulty, request, new=False)
+
+
+@pytest.fixture
+def faulty_new(net, _faulty, request):
+    """The same, but with nothing in it: for tests that wait until the log's beginning was dropped, which takes as long as
+    there is to move."""
+    yield from _lend(net, _faulty, request, new=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

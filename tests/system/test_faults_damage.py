@@ -70,9 +70,10 @@ def test_damage_in_the_only_copy(faulty, part):
     load.verify()
 
 
-def test_accepted_loss_and_the_other_dropped_its_beginning(faulty):
+def test_accepted_loss_and_the_other_dropped_its_beginning(faulty_new):
     """Zone a goes on alone, drops its first segments and dies; what zone b has is accepted as all there is. Zone a's
     log begins above its end: it is kept aside, and a joins as an empty zone."""
+    faulty = faulty_new
     fill(faulty)
     ends = log_ends(faulty, "b")
     faulty.stop_zone("b", "--kill")

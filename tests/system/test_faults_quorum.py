@@ -164,7 +164,7 @@ def test_etcd_agrees_after_an_accepted_loss(faulty, survivor):
         wait_for(done, 30)
         written.append(name)
 
-    for n in range(3):
+    for n in range(2):
         put("a", f"{survivor}-{n}-before")
         for to in ("b", "a") * random.randrange(2):  # records that were made just now
             faulty.handover(to)
