@@ -80,6 +80,9 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
     if (forced != NULL && forced[0] == '\0')
         forced = NULL;
     out->kernels = nef_kernels_get(forced);
+    if (nef_kernels_disagree() != NULL)
+        (void)nef_complain(o->command, "the kernels '%s' don't compute the defined bits on this processor and are not used",
+                           nef_kernels_disagree());
     if (out->kernels == NULL) {
         (void)nef_complain(
             o->command, "NEF_KERNELS=%s: unknown (scalar, avx2, avx512, amx), or not on this processor, which has: %s",

@@ -81,6 +81,7 @@ static const struct set sets[] = {
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bool usable[NEF_COUNT(sets)];
 static char features[64];
+static const char *wrong; /* the best set that this processor has and that failed the comparison */
 
 /* ---- flush mode ---- */
 
@@ -129,8 +130,11 @@ static void look(void)
         usable[i] = sets[i].available();
         if (usable[i] && sets[i].enter != NULL)
             usable[i] = sets[i].enter() == NEF_OK;
-        if (usable[i] && sets[i].kernels != &nef_kernels_scalar)
+        if (usable[i] && sets[i].kernels != &nef_kernels_scalar) {
             usable[i] = nef_kernels_agree(sets[i].kernels);
+            if (!usable[i] && wrong == NULL)
+                wrong = sets[i].kernels->name;
+        }
     }
     mode_restore(before);
 #if defined(__x86_64__)
@@ -166,6 +170,12 @@ const char *nef_kernels_features(void)
 {
     (void)pthread_once(&once, look);
     return features;
+}
+
+const char *nef_kernels_disagree(void)
+{
+    (void)pthread_once(&once, look);
+    return wrong;
 }
 
 size_t nef_matmul_scratch(uint32_t k_max)

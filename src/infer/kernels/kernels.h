@@ -166,6 +166,9 @@ const struct nef_kernels *nef_kernels_get(const char *name);
 NEF_MUST_CHECK nef_err nef_kernels_thread_enter(const struct nef_kernels *set);
 /* 2-letter facts for --bench: "avx512 vnni bf16 amx" as found. Static string. */
 const char *nef_kernels_features(void);
+/* The best set whose instructions this processor has but which didn't give the scalar set's bits when it was compared at
+ * first use, and which is therefore left out (for the caller to say); NULL: none. Static string. */
+const char *nef_kernels_disagree(void);
 
 /* ---- math.h has exp; the rope table is made here, in double, by own sin and cos ---- */
 double nef_math_sin(double x); /* |x| < 2^30, error < 1e-14 */
