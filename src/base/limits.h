@@ -72,6 +72,9 @@
 #define NEF_MODEL_VOCAB_MAX   (1u << 20)
 #define NEF_MODEL_CONTEXT_MAX (1u << 24)
 #define NEF_MODEL_FILES_MAX   256u             /* of a split model */
+#define NEF_MODEL_NAME_MAX    120u             /* of a model in the region: it is an alias of the engine, too (128 with its NUL) */
+#define NEF_MODELS_MAX        1000u            /* models of a region that are listed: one page of a listing */
+#define NEF_MODEL_HEAD_MAX    (256ull << 20)   /* metadata of a model file: Qwen's tokenizer takes 6 MB */
 #define NEF_ENGINE_SLOTS_MAX  1024u            /* sequences of one engine: more than a batch has rows only take turns */
 
 /* inference: the tokenizer of a model file (Qwen: 151,936 tokens, 151,387 merges, 1.2 MB, 256 bytes the longest) and chats */
