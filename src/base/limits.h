@@ -64,6 +64,17 @@
 #define NEF_INFER_CONNECTIONS_MAX     1024u         /* each costs about 50 KB */
 #define NEF_INFER_WAITING_MAX         256u          /* requests that wait for a slot */
 
+/* AI rights and budgets of users, stored responses */
+#define NEF_AI_WEIGHT_MAX     1000u            /* a share of a thousandth is the finest an engine knows */
+#define NEF_AI_PRIORITY_MAX 9u
+#define NEF_AI_BUDGET_MAX     (1ull << 40)     /* requests or tokens in 60 s: far above any machine, and sums stay small */
+#define NEF_AI_CONCURRENCY_MAX 65536u          /* more than a gateway has connections */
+#define NEF_BUDGET_ENTRIES_MAX 1024u           /* users of one budget op: about 400 KB */
+#define NEF_RESPONSES_LIVE_MAX 4096u           /* answers that one zone makes and keeps at the same time */
+#define NEF_RESPONSES_BYTES_MAX (16u << 20)    /* chunks of one stored answer */
+#define NEF_RESPONSES_CHAIN_MAX 128u           /* responses behind one another (previous_response_id) */
+#define NEF_RESPONSES_ITEMS_MAX 16384u         /* of a conversation, as messages of a chat */
+
 /* model files: the largest dense Qwen (72B) has 80 layers, width 8192, ffn 29568, 64 heads, a vocabulary of 152,064 */
 #define NEF_MODEL_LAYERS_MAX  1024u
 #define NEF_MODEL_WIDTH_MAX   (1u << 17)       /* of a row of activations; a dot product's int32 sums are per 32 columns */
@@ -76,6 +87,10 @@
 #define NEF_MODELS_MAX        1000u            /* models of a region that are listed: one page of a listing */
 #define NEF_MODEL_HEAD_MAX    (256ull << 20)   /* metadata of a model file: Qwen's tokenizer takes 6 MB */
 #define NEF_ENGINE_SLOTS_MAX  1024u            /* sequences of one engine: more than a batch has rows only take turns */
+#define NEF_ENGINE_BIAS_MAX   1024u            /* tokens with a bias of one request; OpenAI takes 300 */
+#define NEF_ENGINE_BUDGET_MAX 1024u            /* tokens that end a model's thinking */
+#define NEF_ENGINE_LOGPROBS_MAX 20u            /* most likely tokens told beside one; as OpenAI */
+#define NEF_ENGINE_WEIGHT_MAX 1000u            /* of a tenant: shares of a thousandth are the finest */
 
 /* inference: the tokenizer of a model file (Qwen: 151,936 tokens, 151,387 merges, 1.2 MB, 256 bytes the longest) and chats */
 #define NEF_VOCAB_MAX         (1u << 20)

@@ -49,6 +49,9 @@ struct nef_ai_end {
 struct nef_ai_run_options {
     enum nef_ai_kind kind;
     json_t *body; /* the request, an object; a reference is taken; not changed. "stream" in it doesn't matter */
+    /* NULL, or: the run goes on after these chunks (an array of them, in order; a reference is taken), which an earlier run of the
+     * same body gave, as it would after a loss: none of them is given again. For a seed to count the body must have one. */
+    json_t *given;
     struct nef_ai_caller caller;
     char request_id[72]; /* for traces and backends */
     /* Chat and completion: a chunk as OpenAI streams it ("chat.completion.chunk", "text_completion"), `id`, `created` and

@@ -97,12 +97,26 @@ NEF_MUST_CHECK nef_err nef_store_buckets(struct nef_store *store, const char *af
                                          bool (*visit)(void *context, const struct nef_bucket *bucket),
                                          void *context);
 
+/* What a user may do with models. Records from before there was such a thing, and users made without it: denied. */
+#define NEF_AI_MODELS_BYTES 1024u
+#define NEF_AI_ZONES_BYTES  256u
+struct nef_user_ai {
+    bool allowed;
+    char models[NEF_AI_MODELS_BYTES]; /* names and commas; "*": all; "": none */
+    char zones[NEF_AI_ZONES_BYTES];   /* that may compute for this user: names and commas; "*": all; "": none */
+    uint64_t requests_min, tokens_min; /* in any 60 seconds, over the whole region; 0: no limit */
+    uint32_t concurrency;              /* answers at once; 0: no limit */
+    uint32_t weight;                   /* 1 .. NEF_AI_WEIGHT_MAX: share of an engine among those that want it */
+    uint32_t priority;                 /* 0 .. NEF_AI_PRIORITY_MAX: who is refused first when capacity is short */
+};
+
 struct nef_user {
     char name[128];
     char access_key[64];
     char secret_key[128];
     char bucket[NEF_BUCKET_NAME_MAX + 1];
     bool read_only, disabled;
+    struct nef_user_ai ai;
 };
 NEF_MUST_CHECK nef_err nef_store_user(struct nef_store *store, const char *access_key,
                                       struct nef_user *out_user); /* NEF_E_NOT_FOUND; wipe after use */
