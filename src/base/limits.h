@@ -124,4 +124,14 @@
 #define NEF_GRAMMAR_CACHES_MAX (512u << 20)    /* of all grammars of a vocabulary; beyond, masks are made anew each time */
 #define NEF_GRAMMAR_CONFIGS_MAX 128u           /* ways that one text can be read at once; more aren't followed */
 
+/* the gateway; what an engine takes of a request is above */
+#define NEF_AI_BACKENDS_MAX   16u              /* of a zone's configuration */
+#define NEF_AI_ENGINES_MAX    8u               /* built-in engines of a zone: each holds a model in memory */
+#define NEF_AI_RUNS_MAX       65536u           /* requests under way at once: each costs some 30 KB */
+#define NEF_AI_CHOICES_MAX    128u             /* n, and prompts of a completion, of one request */
+#define NEF_AI_EVENT_MAX      (4u << 20)       /* one event of a backend's stream: a whole tool call with logprobs fits */
+#define NEF_AI_ANSWER_MAX     (32u << 20)      /* what is kept of one answer: it must be replayed when its backend is lost */
+#define NEF_AI_TRIES_MAX      16u              /* backends that one request is lost on before it fails */
+#define NEF_AI_PENDING_MAX    (64u << 10)      /* bytes that wait for a slow client before its backend is paused */
+
 #endif

@@ -11,13 +11,7 @@
 #include "base/assert.h"
 #include "base/limits.h"
 #include "io/files.h"
-
-#define NS_PER_MS        1000000ull
-#define NS_PER_S         1000000000ull
-#define NS_PER_H         (3600 * NS_PER_S)
-
-#define FIELD(type, member, kind_) .kind = NEF_CONFIG_##kind_, .offset = offsetof(type, member)
-#define SCHEMA(fields_)            {.fields = (fields_), .field_count = NEF_COUNT(fields_)}
+#include "server/config_internal.h"
 
 /* ---- parts that both files have ---- */
 
@@ -25,11 +19,11 @@ static const struct nef_config_field server_tls_fields[] = {
     {.name = "cert", FIELD(struct nef_server_tls, cert, PATH), .required = true},
     {.name = "key", FIELD(struct nef_server_tls, key, PATH), .required = true},
 };
-static const struct nef_config_schema server_tls = SCHEMA(server_tls_fields);
+const struct nef_config_schema nef_server_tls_schema = SCHEMA(server_tls_fields);
 
 static const struct nef_config_field listener_fields[] = {
     {.name = "listen", FIELD(struct nef_listener_config, listen, HOST_PORT), .required = true},
-    {.name = "tls", FIELD(struct nef_listener_config, tls, MAP), .map = &server_tls,
+    {.name = "tls", FIELD(struct nef_listener_config, tls, MAP), .map = &nef_server_tls_schema,
      .flag = NEF_CONFIG_FLAG(struct nef_listener_config, has_tls),
      .help = "PEM files; without them this listener speaks plain HTTP"},
 };
@@ -37,7 +31,7 @@ static const struct nef_config_schema listener = SCHEMA(listener_fields);
 
 static const struct nef_config_field admin_fields[] = {
     {.name = "listen", FIELD(struct nef_admin_config, listen, HOST_PORT), .required = true},
-    {.name = "tls", FIELD(struct nef_admin_config, tls, MAP), .map = &server_tls,
+    {.name = "tls", FIELD(struct nef_admin_config, tls, MAP), .map = &nef_server_tls_schema,
      .flag = NEF_CONFIG_FLAG(struct nef_admin_config, has_tls),
      .help = "PEM files; without them this listener speaks plain HTTP"},
     {.name = "token_file", FIELD(struct nef_admin_config, token_file, PATH), .required = true,
@@ -229,6 +223,9 @@ static const struct nef_config_field zone_fields[] = {
     {.name = "compaction", .kind = NEF_CONFIG_MAP, .map = &compaction},
     {.name = "scrub", .kind = NEF_CONFIG_MAP, .map = &scrub},
     {.name = "clock", .kind = NEF_CONFIG_MAP, .map = &clock_},
+    {.name = "ai", FIELD(struct nef_zone_config, ai, MAP), .map = &nef_ai_schema,
+     .flag = NEF_CONFIG_FLAG(struct nef_zone_config, has_ai),
+     .help = "models behind OpenAI's API; without it this zone serves none"},
     {.name = "log", FIELD(struct nef_zone_config, log, MAP), .map = &trace},
 };
 static const struct nef_config_schema zone = SCHEMA(zone_fields);
@@ -267,9 +264,8 @@ static const struct nef_config_schema witness = SCHEMA(witness_fields);
 
 /* ---- checks after parsing ---- */
 
-/* BAD: mode bits that make the file too open. */
-static nef_err check_private(const struct nef_config_source *source, const char *key,
-                             const char *path, mode_t bad, struct nef_config_error *error)
+nef_err nef_check_private(const struct nef_config_source *source, const char *key, const char *path, mode_t bad,
+                          struct nef_config_error *error)
 {
     struct stat st;
 
@@ -291,9 +287,9 @@ static nef_err check_admin(const struct nef_config_source *source, const char *t
     nef_err err = NEF_OK;
 
     if (a->has_tls)
-        err = check_private(source, tls_key, a->tls.key, 007, error);
+        err = nef_check_private(source, tls_key, a->tls.key, 007, error);
     if (err == NEF_OK)
-        err = check_private(source, token_key, a->token_file, 077, error);
+        err = nef_check_private(source, token_key, a->token_file, 077, error);
     return err;
 }
 
@@ -307,7 +303,7 @@ static nef_err check_etcd(const struct nef_config_source *source, const struct n
         if (strncmp(e->endpoints[i], "https://", 8) != 0)
             return nef_config_fail(source, key, error, "must begin with https://");
     }
-    return check_private(source, "etcd.key", e->tls.key, 077, error);
+    return nef_check_private(source, "etcd.key", e->tls.key, 077, error);
 }
 
 static nef_err check_peers(const struct nef_config_source *source, const struct nef_zone_config *c,
@@ -360,16 +356,18 @@ static nef_err check_zone(const struct nef_config_source *source, const struct n
     if (err == NEF_OK)
         err = check_etcd(source, &c->etcd, error);
     if (err == NEF_OK && c->listeners.s3.has_tls)
-        err = check_private(source, "listeners.s3.tls.key", c->listeners.s3.tls.key, 007, error);
+        err = nef_check_private(source, "listeners.s3.tls.key", c->listeners.s3.tls.key, 007, error);
     if (err == NEF_OK)
         err = check_admin(source, "listeners.admin.tls.key", "listeners.admin.token_file",
                           &c->listeners.admin, error);
     if (err == NEF_OK)
-        err = check_private(source, "tls.key", c->tls.key, 077, error);
+        err = nef_check_private(source, "tls.key", c->tls.key, 077, error);
     if (err == NEF_OK)
-        err = check_private(source, "keys.customer_key_file", c->keys.customer_key_file, 077, error);
+        err = nef_check_private(source, "keys.customer_key_file", c->keys.customer_key_file, 077, error);
     if (err == NEF_OK)
-        err = check_private(source, "root_credentials", c->root_credentials_file, 077, error);
+        err = nef_check_private(source, "root_credentials", c->root_credentials_file, 077, error);
+    if (err == NEF_OK && c->has_ai)
+        err = nef_check_ai(source, c, error);
     return err;
 }
 

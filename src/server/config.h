@@ -52,6 +52,55 @@ struct nef_trace_config {
     uint32_t level; /* enum nef_trace_level */
 };
 
+/* A gateway's backend that isn't the zone's own: any OpenAI-compatible server. */
+struct nef_ai_backend_config {
+    char *name;
+    char *url;         /* "http://host:port", without /v1 */
+    char *unix_socket; /* NULL: by the URL's host and port */
+    char *key_file;    /* NULL: no Authorization; else one line, mode 0600 */
+    char *ca;          /* NULL: the system's roots */
+    char *health;      /* path that answers 200 when it serves */
+    char **models;     /* none: what its /v1/models lists */
+    uint32_t model_count;
+    uint32_t slots;    /* requests that it computes together */
+    bool token_ids;    /* it takes return_token_ids, as vLLM */
+};
+
+struct nef_ai_peer_config {
+    char *zone;
+    struct nef_host_port address; /* its relay listener */
+};
+
+struct nef_ai_engine_config {
+    char *model;      /* NULL: each of the region's models has an engine of its own, models_max at most */
+    uint32_t models_max;
+    char *model_file; /* NULL: the model is an object of the region; else this GGUF file is served */
+    char *kv_type;    /* NULL: the engine's preset; so the numbers where they are 0 */
+    uint32_t threads, slots, context_tokens;
+    uint64_t hung_ns; /* silence of the engine's process after which it is killed and started again */
+};
+
+struct nef_ai_config {
+    struct nef_listener_config listener; /* in the file directly under ai: listen, tls */
+    struct nef_host_port relay;          /* for the other zones' gateways, mutual TLS */
+    struct nef_ai_peer_config *peers;
+    uint32_t peer_count;
+    uint32_t connections; /* to the AI listener */
+    uint32_t queue_factor;
+    char *socket_dir; /* NULL: the data directory; of the engines' sockets */
+    struct {
+        uint64_t probe_ns;         /* between two probes of a backend */
+        uint64_t probe_timeout_ns; /* it is taken for lost after this silence */
+        uint64_t first_token_ns;   /* an external backend that hasn't begun after this is left */
+        uint64_t stall_ns;         /* silence in the middle of an answer after which it goes on elsewhere, if it can */
+        uint64_t hold_ns;          /* how long a request waits for any backend */
+    } timing;
+    bool has_engine;
+    struct nef_ai_engine_config engine;
+    struct nef_ai_backend_config *backends;
+    uint32_t backend_count;
+};
+
 struct nef_zone_config {
     char *region;
     struct nef_id region_id;
@@ -111,6 +160,8 @@ struct nef_zone_config {
     struct {
         uint64_t tolerance_ns; /* wall clocks that differ by more disagree (io/clock.h) */
     } clock;
+    bool has_ai; /* false: this zone serves no models */
+    struct nef_ai_config ai;
     struct nef_trace_config log;
 };
 
@@ -145,6 +196,8 @@ void nef_witness_config_free(struct nef_witness_config *config);
  * pointers aren't from malloc (presets are). */
 NEF_MUST_CHECK nef_err nef_zone_config_preset(struct nef_zone_config *out);
 NEF_MUST_CHECK nef_err nef_witness_config_preset(struct nef_witness_config *out);
+/* Of the zone's `ai`, which isn't there by itself. */
+NEF_MUST_CHECK nef_err nef_ai_config_preset(struct nef_ai_config *out);
 
 /* Commented YAML, mode 0600, replacing PATH atomically and durably. What it writes loads to the same. */
 NEF_MUST_CHECK nef_err nef_zone_config_write(const char *path, const struct nef_zone_config *config);
