@@ -1,9 +1,10 @@
-/* Fuzz target of src/infer/gguf: a file parsed, then everything read of it that a model's loader reads. What parsed must
+/* Fuzz target of src/infer/gguf: a file parsed, whole and by its head, joined, then everything read of it that a model's loader reads. What parsed must
  * keep its promises: pointers inside the bytes, names in order and found again, arrays that end where they say. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
 #include "infer/gguf/gguf_internal.h"
+#include "infer/gguf/join.h"
 
 #define ROW_MAX 4096 /* weights of a row that is dequantized */
 
@@ -88,6 +89,41 @@ static void check_tensors(const struct nef_gguf *file, const uint8_t *data, size
     }
 }
 
+/* The same file seen by its beginning: a head that is whole says what the file says; one that isn't asks for more. And
+ * joined with nothing, if it says that it is the only part. */
+static void check_head(const struct nef_gguf *whole, const uint8_t *data, size_t size)
+{
+    size_t part = size / 2;
+    uint8_t *copy = malloc(part > 0 ? part : 1);
+    struct nef_gguf_run runs[2];
+    char error[NEF_GGUF_ERROR_MAX];
+    struct nef_gguf *head = NULL;
+    struct nef_buf header = {0};
+    uint64_t total = size;
+    nef_err err;
+
+    if (copy == NULL)
+        return;
+    memcpy(copy, data, part);
+    err = nef_gguf_parse_head(copy, part, size, error, &head);
+    if (nef_gguf_header_bytes(whole) <= part) {
+        NEF_ASSERT(err == NEF_OK && head->tensor_count == whole->tensor_count);
+        for (uint32_t i = 0; i < head->tensor_count; i++)
+            check_inside(copy, part, head->tensors[i].name.data, head->tensors[i].name.bytes);
+        nef_gguf_free(head);
+    } else {
+        NEF_ASSERT(err == NEF_E_AGAIN || err == NEF_E_NOMEM);
+    }
+    if (nef_gguf_join(&whole, &total, 1, error, &header, runs) == NEF_OK) {
+        NEF_ASSERT(runs[0].bytes == 0 || runs[0].offset + runs[0].bytes == size);
+        NEF_ASSERT(nef_gguf_parse_head(header.data, header.bytes, header.bytes + runs[0].bytes, error, &head) == NEF_OK);
+        NEF_ASSERT(head->tensor_count == whole->tensor_count && head->data_start == header.bytes);
+        nef_gguf_free(head);
+    }
+    nef_buf_free(&header);
+    free(copy);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char error[NEF_GGUF_ERROR_MAX];
@@ -102,6 +138,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         NEF_ASSERT(nef_gguf_header_bytes(file) <= size);
         check_values(file, copy, size);
         check_tensors(file, copy, size);
+        check_head(file, copy, size);
         nef_gguf_free(file);
     } else {
         NEF_ASSERT(file == NULL && memchr(error, '\0', sizeof(error)) != NULL && strchr(error, ':') != NULL);

@@ -3,7 +3,7 @@
  * point into the bytes given, which must outlive the result (the caller maps the file).
  *
  * Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and ggml's block layouts (ggml-common.h).
- * Not here: files and mapping (model/load.c), what the keys mean for a model (model/config.c). */
+ * join.h makes one file of a split one. Not here: files and mapping (model/load.c), what the keys mean for a model (model/config.c). */
 #ifndef NEF_INFER_GGUF_H
 #define NEF_INFER_GGUF_H
 
@@ -48,8 +48,9 @@ struct nef_gguf_tensor {
     uint32_t dims_count;
     uint64_t dims[NEF_GGUF_DIMS_MAX]; /* dims[0] is the row's length; absent ones are 1 */
     uint32_t type;                    /* enum nef_ggml_type; always one that we load */
-    const uint8_t *data;              /* into the bytes given */
+    const uint8_t *data;              /* into the bytes given; NULL when only the file's head was parsed */
     uint64_t bytes;
+    uint64_t offset;                  /* of the data, from nef_gguf_data_start */
 };
 
 struct nef_gguf; /* one file */
@@ -58,10 +59,16 @@ struct nef_gguf; /* one file */
  * Errors: NEF_E_VERSION, NEF_E_UNSUPPORTED (a tensor type that we don't load), NEF_E_PROTOCOL (malformed),
  * NEF_E_LIMIT, NEF_E_NOMEM. Memory: bounded by the bytes of the header. */
 NEF_MUST_CHECK nef_err nef_gguf_parse(const uint8_t *data, size_t bytes, char *out_error, struct nef_gguf **out_file);
+/* The same of the first BYTES bytes of a file that has TOTAL: for a file that is still elsewhere. All that nef_gguf_parse
+ * checks is checked, against TOTAL. NEF_E_AGAIN: metadata and tensors' descriptions go on beyond BYTES; come back with
+ * more. */
+NEF_MUST_CHECK nef_err nef_gguf_parse_head(const uint8_t *data, size_t bytes, uint64_t total, char *out_error,
+                                           struct nef_gguf **out_file);
 void nef_gguf_free(struct nef_gguf *file);
 
 uint32_t nef_gguf_version(const struct nef_gguf *file);
 size_t nef_gguf_header_bytes(const struct nef_gguf *file); /* everything before the tensors' data and its padding */
+uint64_t nef_gguf_data_start(const struct nef_gguf *file);   /* where that padding ends */
 uint32_t nef_gguf_tensor_count(const struct nef_gguf *file);
 const struct nef_gguf_tensor *nef_gguf_tensor_at(const struct nef_gguf *file, uint32_t index);
 const struct nef_gguf_tensor *nef_gguf_tensor(const struct nef_gguf *file, const char *name); /* NULL: none */

@@ -19,6 +19,7 @@ struct nef_gguf {
     uint32_t version;
     uint32_t value_count, tensor_count;
     size_t header_bytes;
+    uint64_t alignment, data_start;
     struct nef_gguf_value *values;   /* sorted by key */
     struct nef_gguf_tensor *tensors; /* in the file's order */
     uint32_t *by_name;               /* tensor indices, sorted by name */

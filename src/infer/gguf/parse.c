@@ -9,8 +9,8 @@
  *
  * The file is hostile. What holds of each result:
  *   1. every pointer given out, with its length, lies inside the bytes given;
- *   2. memory is at most a small multiple of the header's bytes: a count is believed only as far as that many of
- *      the smallest entries fit into what is left;
+ *   2. memory is at most a small multiple of the file's bytes (and of NEF_GGUF_KEYS_MAX, _TENSORS_MAX): a count is
+ *      believed only as far as that many of the smallest entries fit into what is left;
  *   3. keys and names are printable ASCII (gguf.md asks for ASCII), not empty and unique, so that they may be printed
  *      and looked up;
  *   4. time is n log n in the header, whatever the names: look-up is by a sorted index, which, unlike a hash table,
@@ -35,7 +35,8 @@
 #define SHOWN_NAME_MAX    80          /* characters of a key in an error */
 
 struct parser {
-    struct nef_reader r;
+    struct nef_reader r; /* of what is here of the file */
+    uint64_t total;      /* bytes of the whole file; more than r has when only its beginning is here */
     struct nef_gguf *file;
     char where[SHOWN_NAME_MAX + 16]; /* what is being read: "key 'general.name'" */
     char *error;                     /* NEF_GGUF_ERROR_MAX bytes */
@@ -54,9 +55,22 @@ static nef_err NEF_PRINTF(3, 4) fail(struct parser *p, nef_err err, const char *
     return err;
 }
 
-static nef_err cut_off(struct parser *p, const char *field)
+/* Bytes of the file from here to its end, whether they are here or not. */
+static uint64_t left_of_file(const struct parser *p)
+{
+    return p->total - p->r.at;
+}
+
+static nef_err beyond_end(struct parser *p, const char *field)
 {
     return fail(p, NEF_E_PROTOCOL, "%s reaches beyond the end of the file", field);
+}
+
+static nef_err cut_off(struct parser *p, const char *field)
+{
+    if (p->r.bytes < p->total)
+        return fail(p, NEF_E_AGAIN, "%s goes on beyond what is here of the file", field);
+    return beyond_end(p, field);
 }
 
 static nef_err take_u32(struct parser *p, const char *field, uint32_t *out_value)
@@ -84,6 +98,8 @@ static nef_err take_string(struct parser *p, const char *field, struct nef_gguf_
 {
     uint64_t bytes = nef_read_u64(&p->r);
 
+    if (!p->r.failed && bytes > left_of_file(p))
+        return beyond_end(p, field);
     if (p->r.failed || bytes > nef_reader_left(&p->r))
         return cut_off(p, field);
     *out_string = (struct nef_gguf_string){(const char *)nef_read_view(&p->r, (size_t)bytes), (size_t)bytes};
@@ -158,7 +174,7 @@ static nef_err check_bools(struct parser *p, const uint8_t *data, size_t count)
 static nef_err take_array(struct parser *p, struct nef_gguf_value *value)
 {
     struct nef_gguf_string element;
-    size_t each, left;
+    size_t each, start;
     nef_err err;
 
     err = take_type(p, "element type", &value->element);
@@ -168,9 +184,9 @@ static nef_err take_array(struct parser *p, struct nef_gguf_value *value)
         return err;
     if (value->element == NEF_GGUF_ARRAY)
         return fail(p, NEF_E_UNSUPPORTED, "an array of arrays isn't supported");
-    left = nef_reader_left(&p->r);
+    start = p->r.at;
     each = value->element == NEF_GGUF_STRING ? sizeof(uint64_t) : nef_gguf_scalar_bytes(value->element);
-    if (value->count > left / each)
+    if (value->count > left_of_file(p) / each)
         return fail(p, NEF_E_PROTOCOL, "count %llu reaches beyond the end of the file",
                     (unsigned long long)value->count);
     value->data = p->r.data + p->r.at;
@@ -181,9 +197,11 @@ static nef_err take_array(struct parser *p, struct nef_gguf_value *value)
                 return err;
         }
     } else {
+        if (value->count > nef_reader_left(&p->r) / each)
+            return cut_off(p, "an array");
         (void)nef_read_view(&p->r, (size_t)value->count * each);
     }
-    value->bytes = left - nef_reader_left(&p->r);
+    value->bytes = p->r.at - start;
     return value->element == NEF_GGUF_BOOL ? check_bools(p, value->data, value->bytes) : NEF_OK;
 }
 
@@ -337,47 +355,41 @@ static nef_err read_alignment(struct parser *p, uint64_t *out_alignment)
 static nef_err take_tensors(struct parser *p)
 {
     struct nef_gguf *file = p->file;
-    uint64_t *offsets = NULL, alignment = 0, start, left;
+    uint64_t alignment = 0, start, left;
     nef_err err;
 
     err = read_alignment(p, &alignment);
     if (err != NEF_OK)
         return err;
-    if (file->tensor_count > 0) {
-        offsets = calloc(file->tensor_count, sizeof(offsets[0]));
-        if (offsets == NULL)
-            return fail(p, NEF_E_NOMEM, "out of memory");
-    }
     for (uint32_t i = 0; i < file->tensor_count; i++) {
         err = take_name(p, "tensor", i, NEF_GGUF_NAME_BYTES_MAX, &file->tensors[i].name);
         if (err == NEF_OK)
             err = take_shape(p, &file->tensors[i]);
         if (err == NEF_OK)
-            err = take_u64(p, "offset", &offsets[i]);
+            err = take_u64(p, "offset", &file->tensors[i].offset);
         if (err != NEF_OK)
-            goto out;
+            return err;
     }
     file->header_bytes = p->r.at;
-    start = (p->r.at + alignment - 1) & ~(alignment - 1); /* p->r.at is a size of mapped memory: far from overflow */
-    left = start < p->r.bytes ? p->r.bytes - start : 0;
+    file->alignment = alignment;
+    start = (p->r.at + alignment - 1) & ~(alignment - 1); /* p->r.at is a size of memory: far from overflow */
+    file->data_start = start;
+    left = start < p->total ? p->total - start : 0;
     for (uint32_t i = 0; i < file->tensor_count; i++) {
         struct nef_gguf_tensor *t = &file->tensors[i];
 
         (void)snprintf(p->where, sizeof(p->where), "tensor '%.*s'", (int)t->name.bytes, t->name.data);
-        if (offsets[i] % alignment != 0)
+        if (t->offset % alignment != 0)
             err = fail(p, NEF_E_PROTOCOL, "offset %llu isn't a multiple of general.alignment (%llu)",
-                       (unsigned long long)offsets[i], (unsigned long long)alignment);
-        else if (offsets[i] > left || t->bytes > left - offsets[i])
+                       (unsigned long long)t->offset, (unsigned long long)alignment);
+        else if (t->offset > left || t->bytes > left - t->offset)
             err = fail(p, NEF_E_PROTOCOL, "offset %llu and its %llu bytes reach beyond the end of the file",
-                       (unsigned long long)offsets[i], (unsigned long long)t->bytes);
+                       (unsigned long long)t->offset, (unsigned long long)t->bytes);
         if (err != NEF_OK)
-            goto out;
-        t->data = p->r.data + start + offsets[i];
+            return err;
+        t->data = p->r.bytes == p->total ? p->r.data + start + t->offset : NULL;
     }
-    err = sort_tensors(p);
-out:
-    free(offsets);
-    return err;
+    return sort_tensors(p);
 }
 
 /* Version and counts, then room for that many keys and tensors. */
@@ -411,7 +423,7 @@ static nef_err take_header(struct parser *p)
     if (keys > NEF_GGUF_KEYS_MAX)
         return fail(p, NEF_E_LIMIT, "number of keys is %llu, more than %u", (unsigned long long)keys,
                     NEF_GGUF_KEYS_MAX);
-    if (keys * KEY_BYTES_MIN + tensors * TENSOR_BYTES_MIN > nef_reader_left(&p->r))
+    if (keys * KEY_BYTES_MIN + tensors * TENSOR_BYTES_MIN > left_of_file(p))
         return fail(p, NEF_E_PROTOCOL, "number of keys (%llu) and tensors (%llu): so many don't fit into the file",
                     (unsigned long long)keys, (unsigned long long)tensors);
     file->values = calloc(NEF_MAX(keys, 1u), sizeof(file->values[0]));
@@ -424,11 +436,13 @@ static nef_err take_header(struct parser *p)
     return NEF_OK;
 }
 
-nef_err nef_gguf_parse(const uint8_t *data, size_t bytes, char *out_error, struct nef_gguf **out_file)
+nef_err nef_gguf_parse_head(const uint8_t *data, size_t bytes, uint64_t total, char *out_error,
+                            struct nef_gguf **out_file)
 {
-    struct parser p = {.r = nef_reader_of(data, bytes), .where = "header", .error = out_error};
+    struct parser p = {.r = nef_reader_of(data, bytes), .total = total, .where = "header", .error = out_error};
     nef_err err;
 
+    NEF_ASSERT(bytes <= total);
     p.file = calloc(1, sizeof(*p.file));
     if (p.file == NULL)
         return fail(&p, NEF_E_NOMEM, "out of memory");
@@ -443,6 +457,11 @@ nef_err nef_gguf_parse(const uint8_t *data, size_t bytes, char *out_error, struc
     }
     *out_file = p.file;
     return NEF_OK;
+}
+
+nef_err nef_gguf_parse(const uint8_t *data, size_t bytes, char *out_error, struct nef_gguf **out_file)
+{
+    return nef_gguf_parse_head(data, bytes, bytes, out_error, out_file);
 }
 
 void nef_gguf_free(struct nef_gguf *file)

@@ -35,6 +35,11 @@ size_t nef_gguf_header_bytes(const struct nef_gguf *file)
     return file->header_bytes;
 }
 
+uint64_t nef_gguf_data_start(const struct nef_gguf *file)
+{
+    return file->data_start;
+}
+
 uint32_t nef_gguf_tensor_count(const struct nef_gguf *file)
 {
     return file->tensor_count;
