@@ -110,12 +110,11 @@ static void tell(struct chat *c)
     (void)pthread_mutex_unlock(&c->lock);
 }
 
-static bool on_token(void *context, uint32_t token, uint32_t position)
+static bool on_token(void *context, const struct nef_token *token)
 {
     struct chat *c = context;
-    bool news, go_on = nef_answer_put(&c->answer, token, &news);
+    bool news, go_on = nef_answer_put(&c->answer, token->token, &news);
 
-    (void)position;
     if (news)
         tell(c);
     return go_on;

@@ -229,12 +229,11 @@ static bool on_ends(void *context, uint32_t token)
     return !run->ignore_eos && nef_token_ends(run->call->api->options.tokenizer, token);
 }
 
-static bool on_token(void *context, uint32_t token, uint32_t position)
+static bool on_token(void *context, const struct nef_token *token)
 {
     struct run *run = context;
-    bool news = false, go_on = nef_answer_put(&run->answer, token, &news);
+    bool news = false, go_on = nef_answer_put(&run->answer, token->token, &news);
 
-    (void)position;
     if (news && run->call->write.stream)
         nef_http_wake(run->call->http);
     return go_on;

@@ -18,6 +18,7 @@
  * Ownership: a generation has one reference of its caller's and one of the engine's, which ends with finished().
  * `running` is in order of arrival: those put back are the first to be admitted again. */
 #include "infer/engine/engine.h"
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -133,6 +134,11 @@ nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *req
     for (uint32_t i = 0; i < request->prompt_count; i++)
         if (request->prompt[i] >= e->config->vocab)
             return NEF_E_RANGE;
+    if (request->continued != 0 || request->bias_count != 0 || request->grammar != NULL || request->thinking_max != 0 ||
+        request->logprobs != 0 || request->prompt_logprobs || request->embedding != NULL || request->priority != 0 ||
+        request->sampling.presence_penalty != 0 || request->sampling.frequency_penalty != 0 ||
+        (request->sampling.repetition_penalty != 0 && request->sampling.repetition_penalty != 1))
+        return NEF_E_UNSUPPORTED;
     g = calloc(1, sizeof(*g));
     if (g == NULL)
         return NEF_E_NOMEM;
@@ -402,7 +408,8 @@ static enum nef_finish take_token(struct nef_engine *e, struct nef_generation *g
     (void)pthread_mutex_lock(&e->lock);
     e->stats.generated_tokens++;
     (void)pthread_mutex_unlock(&e->lock);
-    if (g->request.token != NULL && !g->request.token(g->request.context, token, position))
+    if (g->request.token != NULL &&
+        !g->request.token(g->request.context, &(struct nef_token){token, position, NAN, NULL, 0}))
         return NEF_FINISH_STOP;
     return g->count == g->limit ? NEF_FINISH_LENGTH : NEF_FINISH_NONE;
 }

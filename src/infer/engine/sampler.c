@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <string.h>
 #include "base/assert.h"
+#include "infer/engine/weight.h"
 
 /* ---- random numbers ---- */
 
@@ -51,34 +52,13 @@ double nef_sampler_random(uint64_t seed, uint64_t position)
 
 /* ---- weights ---- */
 
-/* exp(x) for x <= 0, 0 below -80; relative error < 3e-7. Range reduction with ln 2 in two parts, polynomial of Cephes'
- * expf. */
-static inline float weight_of(float x)
-{
-    float shifted = x * 1.44269504f + 12582912.0f; /* rounds to an integer in the low bits of the mantissa */
-    float n = shifted - 12582912.0f, r = x - n * 0.693359375f - n * -2.12194440e-4f, p;
-    uint32_t bits;
-
-    p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
-    memcpy(&bits, &p, sizeof(bits));
-    bits += (uint32_t)(int32_t)n << 23;
-    memcpy(&p, &bits, sizeof(p));
-    return x < -80.0f ? 0.0f : p;
-}
-
 /* All weights, by id. Clamped, so that -inf (a token that something forbids) gives 0. */
 static void weights_of_all(const float *logits, uint32_t vocab, float temperature, float largest, float *out)
 {
     for (uint32_t i = 0; i < vocab; i++) {
         float x = (logits[i] - largest) / temperature;
 
-        out[i] = weight_of(x < -81.0f ? -81.0f : x);
+        out[i] = nef_weight(x < -81.0f ? -81.0f : x);
     }
 }
 
@@ -264,7 +244,7 @@ nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t v
 
         count = NEF_MIN(sort_likely(&sorter, want), keep);
         for (uint32_t i = 0; i < count; i++)
-            weights[i] = weight_of(NEF_MAX((logits[sorter.entries[i].id] - largest) / s->temperature, -81.0f));
+            weights[i] = nef_weight(NEF_MAX((logits[sorter.entries[i].id] - largest) / s->temperature, -81.0f));
         if (s->top_p >= 1.0f && count >= keep)
             break;
         if (s->top_p < 1.0f && keep < sorter.finite && count >= keep) {

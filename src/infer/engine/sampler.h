@@ -13,6 +13,13 @@ struct nef_sampling {
     float top_p;       /* 1: all */
     float min_p;       /* 0: all */
     uint64_t seed;
+    /* As vLLM's: penalties (penalty.h) come after the bias and before the temperature. */
+    float presence_penalty, frequency_penalty; /* 0: none; of tokens generated so far, not of the prompt */
+    float repetition_penalty;                  /* 0 or 1: none; of prompt and generated tokens */
+};
+struct nef_logit_bias {
+    uint32_t token;
+    float bias; /* -100 .. 100, added to the logit; as OpenAI */
 };
 /* Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). */
 void nef_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);

@@ -6,6 +6,7 @@
  * answer, a token a byte; the prompt may also hold "slow[[MS]]": milliseconds between tokens, "endless[[]]": the answer
  * again and again, "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "salt[[]]": the answer
  * is the salt in hex. Each generation has a thread; there are as many slots as said, and so many requests wait. */
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -74,7 +75,7 @@ static bool one(struct nef_generation *n, uint32_t token, uint32_t *made, enum n
         return false;
     }
     (*made)++;
-    if (!n->g.token(n->g.context, token, n->g.prompt_count + *made - 1)) {
+    if (!n->g.token(n->g.context, &(struct nef_token){token, n->g.prompt_count + *made - 1, NAN, NULL, 0})) {
         *finish = NEF_FINISH_STOP;
         return false;
     }

@@ -23,14 +23,14 @@ struct answer {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
 
-static bool on_token(void *context, uint32_t token, uint32_t position)
+static bool on_token(void *context, const struct nef_token *t)
 {
     struct answer *a = context;
 
     assert_true(a->count < TOKENS_MAX);
-    assert_int_equal(position, a->next_position);
+    assert_int_equal(t->position, a->next_position);
     a->next_position++;
-    a->tokens[a->count++] = token;
+    a->tokens[a->count++] = t->token;
     (void)nanosleep(&a->pace, NULL);
     return a->stop_after == 0 || a->count < a->stop_after;
 }
