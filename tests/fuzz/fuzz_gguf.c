@@ -1,5 +1,6 @@
-/* Fuzz target of src/infer/gguf: a file parsed, whole and by its head, joined, then everything read of it that a model's loader reads. What parsed must
- * keep its promises: pointers inside the bytes, names in order and found again, arrays that end where they say. */
+/* Fuzz target of src/infer/gguf: a file parsed, whole and by its head, joined, then everything read of it that a loader
+ * of models reads. What parsed must keep its promises: pointers inside the bytes, names in order and found again, arrays
+ * that end where they say. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
