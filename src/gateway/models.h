@@ -39,6 +39,7 @@ struct nef_model_info {
 
 struct nef_models_options {
     struct nef_runtime *rt; /* borrowed until stop */
+    uint32_t cells;         /* of the region */
     /* The list isn't what it was (not at start, when it is read for the first time: also then). From the watch's
      * thread; must not block for long; may be NULL. */
     void (*changed)(void *context);
@@ -65,14 +66,16 @@ NEF_MUST_CHECK nef_err nef_models_find(struct nef_models *models, const char *na
 
 #define NEF_MODELS_WHY_MAX 256u
 /* Decrypt INFO's model into a memfd: sealed against every change (F_SEAL_WRITE, SHRINK, GROW, SEAL), close-on-exec,
- * offset 0. It costs as much memory as the model has bytes. Blocking, at the log's reading speed: from a thread of the
+ * offset 0. It costs as much memory as the model has bytes, and is refused where there aren't twice as many free, for
+ * the engine packs its weights beside it and nothing may bring the zone's process into danger. Blocking, at the log's reading speed: from a thread of the
  * caller's. cancel: set it to true from anywhere to end it within a block (may be NULL).
  *
  * out_why   NEF_MODELS_WHY_MAX bytes: for the operator's log; names the model, holds nothing of its content.
  * Errors    NEF_E_NOT_FOUND: it isn't there any more, or its content was replaced: look at the list again.
  *           NEF_E_CLOSED: cancelled. NEF_E_UNAVAILABLE: the zone can't read now; later. NEF_E_DIGEST,
  *           NEF_E_UNSUPPORTED, NEF_E_PROTOCOL, NEF_E_LIMIT, NEF_E_VERSION: it is not what was stored, or no GGUF
- *           that can be loaded: the same again until it is replaced. NEF_E_NOMEM, NEF_E_SYSTEM, NEF_E_CORRUPT. */
+ *           that can be loaded: the same again until it is replaced. NEF_E_NOMEM: also too little is free now.
+ *           NEF_E_SYSTEM, NEF_E_CORRUPT. */
 NEF_MUST_CHECK nef_err nef_models_open(struct nef_models *models, const struct nef_model_info *info,
                                        const atomic_bool *cancel, char *out_why, int *out_fd);
 
