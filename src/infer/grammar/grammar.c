@@ -318,6 +318,11 @@ void nef_grammar_unref(struct nef_grammar *g)
     free(g);
 }
 
+uint32_t nef_grammar_words(const struct nef_grammar *g)
+{
+    return g->vocab->words;
+}
+
 size_t nef_grammar_bytes(const struct nef_grammar *g)
 {
     return sizeof(*g) + nef_machine_bytes(&g->machine) + g->machine.state_count * sizeof(*g->masks) +

@@ -72,6 +72,7 @@ void nef_grammar_unref(struct nef_grammar *g);
 /* Make masks of up to COUNT states that allow many tokens, ahead of need, so that no step of a generation has to: for
  * the thread that compiled. Some 0.5 ms each. Errors: NEF_E_NOMEM (the grammar is as good as before). */
 NEF_MUST_CHECK nef_err nef_grammar_warm(struct nef_grammar *g, uint32_t count);
+uint32_t nef_grammar_words(const struct nef_grammar *g); /* of a mask of its vocabulary */
 size_t nef_grammar_bytes(const struct nef_grammar *g); /* memory it holds now, with its cached masks; any thread */
 
 /* ---- matcher: one thread at a time ---- */
