@@ -46,6 +46,7 @@ const char *nef_record_type_name(uint16_t type)
     case NEF_RECORD_BUCKET_REOPEN: return "bucket_reopen";
     case NEF_RECORD_BUCKET_DELETE: return "bucket_delete";
     case NEF_RECORD_USER_PUT: return "user_put";
+    case NEF_RECORD_BUDGET: return "budget";
     case NEF_RECORD_OBJECT_PUT: return "object_put";
     case NEF_RECORD_OBJECT_DELETE: return "object_delete";
     case NEF_RECORD_UPLOAD_CREATE: return "upload_create";

@@ -47,6 +47,7 @@
     X(BUCKET_REOPEN, 19, 1)                                                                        \
     X(BUCKET_DELETE, 20, 1)                                                                        \
     X(USER_PUT, 21, 1)                                                                             \
+    X(BUDGET, 22, 1) /* leases of AI budgets, cell 0 only */                                       \
     X(OBJECT_PUT, 24, 1)                                                                           \
     X(OBJECT_DELETE, 25, 1)                                                                        \
     X(UPLOAD_CREATE, 26, 1) /* multipart */                                                        \

@@ -137,7 +137,15 @@ nef_err nef_region_user_put(struct nef_runtime *rt, struct nef_keys *keys, uint3
         .secret_key = {user->secret_key, (uint32_t)strlen(user->secret_key)},
         .bucket = {user->bucket, (uint32_t)strlen(user->bucket)},
         .read_only = user->read_only,
-        .disabled = user->disabled};
+        .disabled = user->disabled,
+        .ai = user->ai.allowed,
+        .models = {user->ai.models, (uint32_t)strlen(user->ai.models)},
+        .zones = {user->ai.zones, (uint32_t)strlen(user->ai.zones)},
+        .requests_min = user->ai.requests_min,
+        .tokens_min = user->ai.tokens_min,
+        .concurrency = user->ai.concurrency,
+        .weight = user->ai.weight,
+        .priority = user->ai.priority};
     err = nef_region_propose(rt, keys, 0, &op);
     for (uint32_t cell = 1; cell < cell_count && err == NEF_OK; cell++) {
         nef_err other = nef_region_propose(rt, keys, cell, &op);

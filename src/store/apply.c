@@ -219,7 +219,7 @@ static nef_err op_open(struct nef_apply *a, const uint8_t *body, nef_err *out_co
 /* What names buckets and users is sealed under the region's key, ops on objects under their bucket's. */
 static bool is_region_op(uint16_t type)
 {
-    return type == NEF_RECORD_BUCKET_PUT || type == NEF_RECORD_USER_PUT;
+    return type == NEF_RECORD_BUCKET_PUT || type == NEF_RECORD_USER_PUT || type == NEF_RECORD_BUDGET;
 }
 
 static nef_err op_apply(struct nef_apply *a, nef_err *out_code)
@@ -236,6 +236,7 @@ static nef_err op_apply(struct nef_apply *a, nef_err *out_code)
     case NEF_RECORD_BUCKET_REOPEN: return nef_apply_bucket_reopen(a, out_code);
     case NEF_RECORD_BUCKET_DELETE: return nef_apply_bucket_delete(a, out_code);
     case NEF_RECORD_USER_PUT: return nef_apply_user_put(a, out_code);
+    case NEF_RECORD_BUDGET: return nef_apply_budget(a, out_code);
     case NEF_RECORD_OBJECT_PUT: return nef_apply_object_put(a, out_code);
     case NEF_RECORD_OBJECT_DELETE: return nef_apply_object_delete(a, out_code);
     case NEF_RECORD_UPLOAD_CREATE: return nef_apply_upload_create(a, out_code);

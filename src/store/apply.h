@@ -70,6 +70,10 @@ NEF_MUST_CHECK nef_err nef_apply_bucket_reopen(struct nef_apply *a, nef_err *out
 NEF_MUST_CHECK nef_err nef_apply_bucket_delete(struct nef_apply *a, nef_err *out_code);
 NEF_MUST_CHECK nef_err nef_apply_user_put(struct nef_apply *a, nef_err *out_code);
 
+/* ---- apply_budget.c ---- */
+
+NEF_MUST_CHECK nef_err nef_apply_budget(struct nef_apply *a, nef_err *out_code);
+
 /* ---- apply_object.c ---- */
 
 NEF_MUST_CHECK nef_err nef_apply_object_put(struct nef_apply *a, nef_err *out_code);

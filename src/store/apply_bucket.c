@@ -376,12 +376,20 @@ nef_err nef_apply_user_put(struct nef_apply *a, nef_err *out_code)
         !copy_text(user.access_key, sizeof user.access_key, &op->access_key) ||
         !copy_text(user.name, sizeof user.name, &op->name) ||
         !copy_text(user.secret_key, sizeof user.secret_key, &op->secret_key) ||
-        !copy_text(user.bucket, sizeof user.bucket, &op->bucket)) {
+        !copy_text(user.bucket, sizeof user.bucket, &op->bucket) ||
+        (op->ai && (!copy_text(user.ai.models, sizeof user.ai.models, &op->models) ||
+                    !copy_text(user.ai.zones, sizeof user.ai.zones, &op->zones)))) {
         *out_code = NEF_E_PROTOCOL;
         goto out_ok;
     }
     user.read_only = op->read_only;
     user.disabled = op->disabled;
+    user.ai.allowed = op->ai;
+    user.ai.requests_min = op->requests_min;
+    user.ai.tokens_min = op->tokens_min;
+    user.ai.concurrency = op->concurrency;
+    user.ai.weight = op->weight;
+    user.ai.priority = op->priority;
     if (cell->number == 0 && !user.disabled) { /* cell 0 decides, as for buckets; the others have copies */
         bool taken = false;
 

@@ -319,6 +319,23 @@ out:
     return err;
 }
 
+nef_err nef_store_budget(struct nef_store *store, const char *access_key, struct nef_budget_state *out_state)
+{
+    struct nef_buf value = {0};
+    struct nef_row_key k;
+    size_t bytes = strlen(access_key);
+    nef_err err;
+
+    if (bytes == 0 || bytes >= sizeof((struct nef_user *)0)->access_key)
+        return NEF_E_NOT_FOUND;
+    nef_key_text(&k, 'G', access_key, bytes);
+    err = nef_cell_get(&store->cells[0], &k, &value);
+    if (err == NEF_OK)
+        err = nef_budget_get(value.data, value.bytes, out_state);
+    nef_buf_free(&value);
+    return err;
+}
+
 /* ---- objects ---- */
 
 uint32_t nef_store_cell(const struct nef_store *store, const struct nef_id *bucket, const void *key,

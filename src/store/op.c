@@ -71,6 +71,41 @@ static void put_list(struct nef_buf *b, const struct nef_op *op, size_t item_byt
     nef_buf_append(b, op->u.list.items, op->u.list.count * item_bytes);
 }
 
+static void put_ai(struct nef_buf *b, const struct nef_op_user_put *user)
+{
+    put_text(b, &user->models);
+    put_text(b, &user->zones);
+    nef_buf_u64(b, user->requests_min);
+    nef_buf_u64(b, user->tokens_min);
+    nef_buf_u32(b, user->concurrency);
+    nef_buf_u32(b, user->weight);
+    nef_buf_u32(b, user->priority);
+}
+
+void nef_budget_entry_put(struct nef_buf *out, const struct nef_budget_entry *entry)
+{
+    NEF_ASSERT(entry->claim_count <= NEF_REPLICA_MAX);
+    put_text(out, &entry->user);
+    nef_buf_u64(out, entry->start);
+    nef_buf_u64(out, entry->number);
+    for (unsigned r = 0; r < NEF_BUDGET_RESOURCES; r++) {
+        nef_buf_u64(out, entry->spent[r]);
+        nef_buf_u64(out, entry->limit[r]);
+    }
+    nef_buf_u32(out, entry->slots);
+    nef_buf_u8(out, (uint8_t)entry->claim_count);
+    for (uint32_t i = 0; i < entry->claim_count; i++) {
+        const struct nef_budget_claim *c = &entry->claims[i];
+
+        put_text(out, &c->zone);
+        nef_buf_u64(out, c->start);
+        nef_buf_u64(out, c->number);
+        nef_buf_u8(out, c->over ? NEF_OP_CLAIM_OVER : 0);
+        for (unsigned r = 0; r < NEF_BUDGET_RESOURCES; r++)
+            nef_buf_u64(out, c->base[r]);
+    }
+}
+
 void nef_op_encode(const struct nef_op *op, struct nef_buf *out)
 {
     switch ((enum nef_record_type)op->type) {
@@ -94,11 +129,20 @@ void nef_op_encode(const struct nef_op *op, struct nef_buf *out)
         break;
     case NEF_RECORD_USER_PUT:
         nef_buf_u8(out, (uint8_t)((op->u.user_put.read_only ? NEF_OP_USER_READ_ONLY : 0) |
-                                  (op->u.user_put.disabled ? NEF_OP_USER_DISABLED : 0)));
+                                  (op->u.user_put.disabled ? NEF_OP_USER_DISABLED : 0) |
+                                  (op->u.user_put.ai ? NEF_OP_USER_AI : 0)));
         put_text(out, &op->u.user_put.name);
         put_text(out, &op->u.user_put.access_key);
         put_text(out, &op->u.user_put.secret_key);
         put_text(out, &op->u.user_put.bucket);
+        if (op->u.user_put.ai)
+            put_ai(out, &op->u.user_put);
+        break;
+    case NEF_RECORD_BUDGET:
+        put_text(out, &op->u.budget.zone);
+        nef_buf_u64(out, op->u.budget.start);
+        nef_buf_u32(out, op->u.budget.count);
+        nef_buf_append(out, op->u.budget.entries, op->u.budget.entries_bytes);
         break;
     case NEF_RECORD_OBJECT_PUT:
         put_id(out, &op->u.object_put.bucket);
@@ -190,7 +234,10 @@ size_t nef_op_encoded_max(const struct nef_op *op)
         return fixed + op->u.bucket_put.name.bytes + op->u.bucket_put.owner.bytes;
     case NEF_RECORD_USER_PUT:
         return fixed + op->u.user_put.name.bytes + op->u.user_put.access_key.bytes +
-               op->u.user_put.secret_key.bytes + op->u.user_put.bucket.bytes;
+               op->u.user_put.secret_key.bytes + op->u.user_put.bucket.bytes + op->u.user_put.models.bytes +
+               op->u.user_put.zones.bytes;
+    case NEF_RECORD_BUDGET:
+        return fixed + op->u.budget.entries_bytes;
     case NEF_RECORD_OBJECT_PUT:
         return fixed + op->u.object_put.key.bytes + op->u.object_put.attrs.bytes;
     case NEF_RECORD_OBJECT_DELETE:

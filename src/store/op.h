@@ -10,7 +10,7 @@
  * Associated data of op fields: type u16 LE | bucket-key id (16) | stream id (16).
  * Types that hold no names (REGION, BUCKET_CLOSE, BUCKET_REOPEN, BUCKET_DELETE, MOVED, ERASE, DROP,
  * STREAM_ABORT, CHECKPOINT_BEGIN, CHECKPOINT_END, OVERRIDE) are single records whose body is their fields
- * in clear. BUCKET_PUT and USER_PUT are sealed under the region's key, the rest under their bucket's.
+ * in clear. BUCKET_PUT, USER_PUT and BUDGET are sealed under the region's key, the rest under their bucket's.
  * leaf hash of an op = SHA-256(0x00 | HMAC-SHA-256(DEK, "nef leaf salt") | plain fields); of a clear op the
  * same with an empty salt.
  * A stream is a sequence of pieces (NEF_PIECE_BYTES of plaintext each, the last one shorter) under one
@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/buf.h"
+#include "base/bytes.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "keys/keys.h"
@@ -98,6 +99,32 @@ struct nef_op_bucket { /* CLOSE, REOPEN, DELETE */
 struct nef_op_user_put {
     struct nef_text name, access_key, secret_key, bucket; /* bucket "": all */
     bool read_only, disabled;
+    bool ai; /* the rest is there: struct nef_user_ai, which says what each means */
+    struct nef_text models, zones;
+    uint64_t requests_min, tokens_min;
+    uint32_t concurrency, weight, priority;
+};
+enum { NEF_BUDGET_REQUESTS, NEF_BUDGET_TOKENS, NEF_BUDGET_RESOURCES };
+struct nef_budget_claim { /* of another zone, or of base also of its own; store/budget.h */
+    struct nef_text zone;
+    uint64_t start, number;
+    bool over; /* its lease is over, if it is still what START and NUMBER say */
+    uint64_t base[NEF_BUDGET_RESOURCES];
+};
+struct nef_budget_entry {
+    struct nef_text user;   /* access key */
+    uint64_t start, number; /* of the zone's part as it was found; 0, 0: it has none */
+    uint64_t spent[NEF_BUDGET_RESOURCES], limit[NEF_BUDGET_RESOURCES];
+    uint32_t slots;
+    uint32_t claim_count;
+    struct nef_budget_claim claims[NEF_REPLICA_MAX];
+};
+struct nef_op_budget {
+    struct nef_text zone;
+    uint64_t start;         /* the process that asks */
+    uint32_t count;         /* 1 .. NEF_BUDGET_ENTRIES_MAX */
+    const uint8_t *entries; /* borrowed; nef_budget_entry_put and _get */
+    uint32_t entries_bytes;
 };
 struct nef_op_object_put {
     struct nef_id bucket;
@@ -186,6 +213,7 @@ struct nef_op {
         struct nef_op_bucket_put bucket_put;
         struct nef_op_bucket bucket;
         struct nef_op_user_put user_put;
+        struct nef_op_budget budget;
         struct nef_op_object_put object_put;
         struct nef_op_object_delete object_delete;
         struct nef_op_upload_create upload_create;
@@ -212,6 +240,9 @@ NEF_MUST_CHECK nef_err nef_op_decode(uint16_t type, const uint8_t *in, size_t by
                                      struct nef_op *out_op);
 void nef_op_item_moved(const struct nef_op *op, uint32_t i, struct nef_op_moved *out);
 uint64_t nef_op_item_u64(const struct nef_op *op, uint32_t i); /* erase, drop */
+void nef_budget_entry_put(struct nef_buf *out, const struct nef_budget_entry *entry);
+/* The next of an op's entries; borrows. NEF_E_PROTOCOL. */
+NEF_MUST_CHECK nef_err nef_budget_entry_get(struct nef_reader *r, struct nef_budget_entry *out_entry);
 void nef_op_complete_part_at(const struct nef_op *op, uint32_t i, struct nef_op_complete_part *out);
 
 /* ---- runs: what is proposed ---- */

@@ -14,6 +14,8 @@
 #define USER_NAME_MAX  127u
 #define ACCESS_KEY_MAX 63u
 #define SECRET_KEY_MAX 127u
+#define AI_MODELS_MAX  1023u
+#define AI_ZONES_MAX   255u
 
 struct input {
     struct nef_reader r;
@@ -216,7 +218,7 @@ static void take_list(struct input *in, uint16_t type, struct nef_op *op)
 
 static void take_user(struct input *in, struct nef_op_user_put *user)
 {
-    uint8_t flags = take_flags(in, NEF_OP_USER_READ_ONLY | NEF_OP_USER_DISABLED);
+    uint8_t flags = take_flags(in, NEF_OP_USER_READ_ONLY | NEF_OP_USER_DISABLED | NEF_OP_USER_AI);
 
     user->read_only = (flags & NEF_OP_USER_READ_ONLY) != 0;
     user->disabled = (flags & NEF_OP_USER_DISABLED) != 0;
@@ -224,6 +226,81 @@ static void take_user(struct input *in, struct nef_op_user_put *user)
     take_text(in, 1, ACCESS_KEY_MAX, &user->access_key);
     take_text(in, 1, SECRET_KEY_MAX, &user->secret_key);
     take_bucket_name(in, 0, &user->bucket);
+    user->ai = (flags & NEF_OP_USER_AI) != 0;
+    if (!user->ai)
+        return;
+    take_text(in, 0, AI_MODELS_MAX, &user->models);
+    take_text(in, 0, AI_ZONES_MAX, &user->zones);
+    user->requests_min = nef_read_u64(&in->r);
+    user->tokens_min = nef_read_u64(&in->r);
+    user->concurrency = nef_read_u32(&in->r);
+    user->weight = nef_read_u32(&in->r);
+    user->priority = nef_read_u32(&in->r);
+    require(in, user->requests_min <= NEF_AI_BUDGET_MAX && user->tokens_min <= NEF_AI_BUDGET_MAX &&
+                    user->concurrency <= NEF_AI_CONCURRENCY_MAX && user->priority <= NEF_AI_PRIORITY_MAX);
+    require(in, user->weight >= 1 && user->weight <= NEF_AI_WEIGHT_MAX);
+}
+
+static void take_entry(struct input *in, struct nef_budget_entry *e)
+{
+    memset(e, 0, sizeof(*e));
+    take_text(in, 1, ACCESS_KEY_MAX, &e->user);
+    e->start = nef_read_u64(&in->r);
+    e->number = nef_read_u64(&in->r);
+    for (unsigned r = 0; r < NEF_BUDGET_RESOURCES; r++) {
+        e->spent[r] = nef_read_u64(&in->r);
+        e->limit[r] = nef_read_u64(&in->r);
+        /* far from any overflow of sums over zones */
+        require(in, e->spent[r] <= UINT64_MAX / 16 && e->limit[r] <= UINT64_MAX / 16);
+    }
+    e->slots = nef_read_u32(&in->r);
+    require(in, e->slots <= NEF_AI_CONCURRENCY_MAX);
+    e->claim_count = nef_read_u8(&in->r);
+    require(in, e->claim_count <= NEF_REPLICA_MAX);
+    for (uint32_t i = 0; !in->bad && i < e->claim_count; i++) {
+        struct nef_budget_claim *c = &e->claims[i];
+
+        take_text(in, 1, NEF_ZONE_NAME_MAX, &c->zone);
+        c->start = nef_read_u64(&in->r);
+        c->number = nef_read_u64(&in->r);
+        c->over = take_flags(in, NEF_OP_CLAIM_OVER) != 0;
+        for (unsigned r = 0; r < NEF_BUDGET_RESOURCES; r++)
+            c->base[r] = nef_read_u64(&in->r);
+    }
+}
+
+nef_err nef_budget_entry_get(struct nef_reader *r, struct nef_budget_entry *out_entry)
+{
+    struct input in = {.r = *r};
+    struct nef_budget_entry entry;
+
+    take_entry(&in, &entry);
+    if (in.bad || in.r.failed)
+        return NEF_E_PROTOCOL;
+    *r = in.r;
+    *out_entry = entry;
+    return NEF_OK;
+}
+
+static void take_budget(struct input *in, struct nef_op_budget *budget)
+{
+    size_t at;
+
+    take_text(in, 1, NEF_ZONE_NAME_MAX, &budget->zone);
+    budget->start = nef_read_u64(&in->r);
+    require(in, budget->start != 0);
+    budget->count = nef_read_u32(&in->r);
+    require(in, budget->count >= 1 && budget->count <= NEF_BUDGET_ENTRIES_MAX);
+    at = in->r.at;
+    for (uint32_t i = 0; !in->bad && !in->r.failed && i < budget->count; i++) {
+        struct nef_budget_entry entry;
+
+        take_entry(in, &entry);
+    }
+    if (in->bad || in->r.failed)
+        return;
+    budget->entries = in->r.data + at;
+    budget->entries_bytes = (uint32_t)(in->r.at - at);
 }
 
 static void take_object_put(struct input *in, struct nef_op_object_put *put)
@@ -279,6 +356,9 @@ nef_err nef_op_decode(uint16_t type, const uint8_t *bytes_in, size_t bytes, stru
         break;
     case NEF_RECORD_USER_PUT:
         take_user(&in, &op.u.user_put);
+        break;
+    case NEF_RECORD_BUDGET:
+        take_budget(&in, &op.u.budget);
         break;
     case NEF_RECORD_OBJECT_PUT:
         take_object_put(&in, &op.u.object_put);
@@ -392,6 +472,7 @@ bool nef_op_is_clear(uint16_t type)
     switch (type) {
     case NEF_RECORD_BUCKET_PUT:
     case NEF_RECORD_USER_PUT:
+    case NEF_RECORD_BUDGET:
     case NEF_RECORD_OBJECT_PUT:
     case NEF_RECORD_OBJECT_DELETE:
     case NEF_RECORD_UPLOAD_CREATE:

@@ -13,6 +13,8 @@
 #define NEF_OP_CONDITION_MATCH 4u
 #define NEF_OP_USER_READ_ONLY  1u
 #define NEF_OP_USER_DISABLED   2u
+#define NEF_OP_USER_AI         4u
+#define NEF_OP_CLAIM_OVER      1u
 #define NEF_OP_BODY_INLINE     1u
 
 /* Count, lengths, names and values; NEF_E_PROTOCOL. */

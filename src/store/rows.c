@@ -396,6 +396,27 @@ void nef_row_user_put(struct nef_buf *out, const struct nef_user *row)
     put_text(out, row->bucket);
     nef_buf_u8(out, row->read_only);
     nef_buf_u8(out, row->disabled);
+    if (!row->ai.allowed) /* then the row is what it was before there were such rights */
+        return;
+    put_text(out, row->ai.models);
+    put_text(out, row->ai.zones);
+    nef_buf_u64(out, row->ai.requests_min);
+    nef_buf_u64(out, row->ai.tokens_min);
+    nef_buf_u32(out, row->ai.concurrency);
+    nef_buf_u32(out, row->ai.weight);
+    nef_buf_u32(out, row->ai.priority);
+}
+
+static void get_ai(struct nef_reader *r, struct nef_user_ai *out)
+{
+    out->allowed = true;
+    get_text(r, out->models, sizeof out->models);
+    get_text(r, out->zones, sizeof out->zones);
+    out->requests_min = nef_read_u64(r);
+    out->tokens_min = nef_read_u64(r);
+    out->concurrency = nef_read_u32(r);
+    out->weight = nef_read_u32(r);
+    out->priority = nef_read_u32(r);
 }
 
 nef_err nef_row_user_get(const void *value, size_t bytes, struct nef_user *out)
@@ -408,6 +429,9 @@ nef_err nef_row_user_get(const void *value, size_t bytes, struct nef_user *out)
     get_text(&r, out->bucket, sizeof out->bucket);
     read_only = nef_read_u8(&r);
     disabled = nef_read_u8(&r);
+    memset(&out->ai, 0, sizeof out->ai);
+    if (!r.failed && nef_reader_left(&r) > 0)
+        get_ai(&r, &out->ai);
     if (row_end(&r) != NEF_OK || read_only > 1 || disabled > 1)
         return NEF_E_CORRUPT;
     out->read_only = read_only == 1;

@@ -13,6 +13,7 @@
  *   B bucket(16)                     a bucket, in every cell
  *   N name                           bucket name -> bucket id, cell 0 only
  *   U access-key                     a user
+ *   G access-key                     who may spend how much of a user's AI budget (budget.h), cell 0 only
  *   O bucket(16) object-key 0        an object: what a listing needs first, its parts last
  *   X stream(16) piece(4)            where the ciphertext of a piece lies
  *   S stream(16)                     an open stream: pieces are there, the op that ends it isn't; proposer 0:

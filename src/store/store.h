@@ -16,6 +16,7 @@
 #include "keys/keys.h"
 #include "repl/outcomes.h"
 #include "seglog/seglog.h"
+#include "store/budget.h"
 #include "store/op.h"
 
 struct nef_store;
@@ -126,6 +127,10 @@ NEF_MUST_CHECK nef_err nef_store_users(struct nef_store *store,
 
 uint32_t nef_store_cell(const struct nef_store *store, const struct nef_id *bucket, const void *key,
                         size_t key_bytes);
+/* Leases of a user's AI budget, as of what was applied. NEF_E_NOT_FOUND: no zone ever asked for any. */
+NEF_MUST_CHECK nef_err nef_store_budget(struct nef_store *store, const char *access_key,
+                                        struct nef_budget_state *out_state);
+
 NEF_MUST_CHECK nef_err nef_store_tag(struct nef_store *store, const struct nef_id *bucket,
                                      const void *key, size_t key_bytes, uint8_t out_tag[16]);
 

@@ -73,6 +73,26 @@ static struct nef_checksum sample_checksum(uint8_t kind, uint8_t bytes)
     return c;
 }
 
+static void sample_entries(struct nef_op_budget *op)
+{
+    static struct nef_buf entries;
+    struct nef_budget_entry entry = {.user = text("AKIAEXAMPLE"), .slots = 3};
+
+    nef_buf_reset(&entries);
+    nef_budget_entry_put(&entries, &entry);
+    entry = (struct nef_budget_entry){.user = text("NEFOTHER"),
+                                      .start = 5,
+                                      .number = 6,
+                                      .spent = {1, 1000},
+                                      .limit = {2, 2000},
+                                      .claim_count = 2,
+                                      .claims = {{.zone = text("a"), .base = {1, 900}},
+                                                 {.zone = text("b"), .start = 8, .number = 9, .over = true}}};
+    nef_budget_entry_put(&entries, &entry);
+    op->entries = entries.data;
+    op->entries_bytes = (uint32_t)entries.bytes;
+}
+
 struct nef_op sample(unsigned i)
 {
     static const struct nef_condition match = {.match = "0123456789abcdef0123456789abcdef-17"};
@@ -217,6 +237,23 @@ struct nef_op sample(unsigned i)
         op.u.checkpoint_end = (struct nef_op_checkpoint_end){.begin = 4096, .rows = 77};
         memset(op.u.checkpoint_end.digest, 9, 32);
         break;
+    case 21:
+        op = sample(5);
+        op.u.user_put.ai = true;
+        op.u.user_put.models = text("qwen3,Qwen2.5-7B");
+        op.u.user_put.zones = text("a,b");
+        op.u.user_put.requests_min = 60;
+        op.u.user_put.tokens_min = NEF_AI_BUDGET_MAX;
+        op.u.user_put.concurrency = 4;
+        op.u.user_put.weight = NEF_AI_WEIGHT_MAX;
+        op.u.user_put.priority = 9;
+        break;
+    case 22:
+        op.type = NEF_RECORD_BUDGET;
+        op.bucket_key = region_key;
+        op.u.budget = (struct nef_op_budget){.zone = text("a"), .start = 7, .count = 2};
+        sample_entries(&op.u.budget);
+        break;
     default:
         op.type = NEF_RECORD_OVERRIDE;
         op.u.override = (struct nef_op_override){.epoch = 12, .end = 8192};
@@ -227,7 +264,7 @@ struct nef_op sample(unsigned i)
 
 bool is_clear(uint16_t type)
 {
-    return type != NEF_RECORD_BUCKET_PUT && type != NEF_RECORD_USER_PUT &&
+    return type != NEF_RECORD_BUCKET_PUT && type != NEF_RECORD_USER_PUT && type != NEF_RECORD_BUDGET &&
            !(type >= NEF_RECORD_OBJECT_PUT && type <= NEF_RECORD_UPLOAD_ABORT);
 }
 

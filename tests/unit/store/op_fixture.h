@@ -19,7 +19,7 @@ int op_tear_down(void **state);
 struct nef_text text(const char *t);
 
 /* One op of each type, with every field set; borrows from what follows, and is valid until the next call. */
-#define SAMPLE_COUNT 22u
+#define SAMPLE_COUNT 24u
 struct nef_op sample(unsigned i);
 extern uint8_t complete_parts[3 * 20];
 extern struct nef_buf list_buf;

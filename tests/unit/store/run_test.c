@@ -114,7 +114,7 @@ static void only_what_makes_room_is_admitted_when_full(void **state)
         struct nef_op op = sample(i);
         struct nef_run run = {0};
         bool grows = op.type == NEF_RECORD_REGION || op.type == NEF_RECORD_BUCKET_PUT ||
-                     op.type == NEF_RECORD_USER_PUT || op.type == NEF_RECORD_OBJECT_PUT ||
+                     op.type == NEF_RECORD_USER_PUT || op.type == NEF_RECORD_BUDGET || op.type == NEF_RECORD_OBJECT_PUT ||
                      op.type == NEF_RECORD_UPLOAD_CREATE || op.type == NEF_RECORD_PART_PUT ||
                      op.type == NEF_RECORD_UPLOAD_COMPLETE;
 
