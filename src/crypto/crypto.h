@@ -56,6 +56,18 @@ void nef_hash_reset(struct nef_hash *h);
 void nef_hash_free(struct nef_hash *h);
 void nef_hash_of(enum nef_hash_kind kind, const void *data, size_t bytes, uint8_t *out);
 
+/* SHA-256 whose state can be kept and taken up again: the digest of a transfer that goes on after an interruption. Any
+ * saved bytes may be loaded; wrong ones give a wrong digest. */
+#define NEF_SHA256_STATE_BYTES 104u
+struct nef_sha256 {
+    uint64_t opaque[16];
+};
+void nef_sha256_init(struct nef_sha256 *h);
+void nef_sha256_update(struct nef_sha256 *h, const void *data, size_t bytes);
+void nef_sha256_final(struct nef_sha256 *h, uint8_t out[32]);
+void nef_sha256_save(const struct nef_sha256 *h, uint8_t out[NEF_SHA256_STATE_BYTES]);
+void nef_sha256_load(struct nef_sha256 *h, const uint8_t in[NEF_SHA256_STATE_BYTES]);
+
 void nef_hmac_sha256(const void *key, size_t key_bytes, const void *data, size_t bytes,
                      uint8_t out[32]);
 /* RFC 5869 with SHA-256. info is a text that names the use. */

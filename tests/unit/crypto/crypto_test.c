@@ -387,6 +387,33 @@ static void threads_do_not_disturb_each_other(void **state)
     }
 }
 
+/* A digest interrupted at any byte, kept, and taken up in another place is the digest. */
+static void sha256_state_goes_on(void **state)
+{
+    uint8_t data[200], expected[32], got[32], kept[NEF_SHA256_STATE_BYTES];
+    struct nef_sha256 a, b;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)(i * 7);
+    for (size_t bytes = 0; bytes <= sizeof(data); bytes += 25) {
+        nef_hash_of(NEF_HASH_SHA256, data, bytes, expected);
+        for (size_t cut = 0; cut <= bytes; cut++) {
+            nef_sha256_init(&a);
+            nef_sha256_update(&a, data, cut);
+            nef_sha256_save(&a, kept);
+            nef_sha256_load(&b, kept);
+            nef_sha256_update(&b, data + cut, bytes - cut);
+            nef_sha256_final(&b, got);
+            assert_memory_equal(got, expected, 32);
+        }
+    }
+    memset(kept, 0xff, sizeof(kept)); /* what isn't a state is harmless */
+    nef_sha256_load(&b, kept);
+    nef_sha256_update(&b, data, sizeof(data));
+    nef_sha256_final(&b, got);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -404,6 +431,7 @@ int main(void)
         cmocka_unit_test(secrets_are_locked_and_wiped),
         cmocka_unit_test(secrets_do_not_reach_a_child),
         cmocka_unit_test(threads_do_not_disturb_each_other),
+        cmocka_unit_test(sha256_state_goes_on),
     };
 
     return cmocka_run_group_tests_name("crypto", tests, NULL, NULL);
