@@ -95,6 +95,8 @@ nef_err cell_append(struct cell *cell, const struct nef_action *action)
     moved_end(cell, touched, nef_log_end_at(action->offset + p->bytes, cell->rt->segment_bytes));
     err = nef_log_append(cell->log, action->offset, data, p->bytes);
     (void)atomic_fetch_add(&cell->rt->bytes_appended, p->bytes);
+    (void)atomic_fetch_add(&cell->appended_bytes, p->bytes);
+    (void)atomic_fetch_add(&cell->appended_runs, 1);
     if (data != p->data) {
         free(data);
     } else if (p->number != 0) {

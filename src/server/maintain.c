@@ -1,5 +1,5 @@
 /* The primary's work in the background: the region record of an empty log, the record of an accepted loss,
- * checkpoints, and the store's maintenance (compaction, erasures, aborts, repairs).
+ * checkpoints, the store's maintenance (erasures, aborts, repairs), and compaction.
  *
  * Each kind of work in each cell is a duty. A duty proposes and goes on when its own proposals have their outcome;
  * no duty waits for another's, so that a cell that can't commit now, or a failover in the middle of a checkpoint, holds
@@ -9,7 +9,13 @@
  * up. The group's record keeps the epoch (override_epoch) through all later ones, so a primary that dies before it wrote
  * the record leaves it to the next. Whether it is there already is asked only of an index that has applied all that the
  * log held when this primary began (or when its last try ended), so it isn't written twice; if a proposal of the one
- * before comes late after all, apply ignores it. */
+ * before comes late after all, apply ignores it.
+ *
+ * Compaction keeps up with what is written and takes no more than that from clients: in each round a cell may copy as
+ * much as makes up for what clients wrote in the last ones, and a little more, so that it never stands still. A segment
+ * that is rewritten holds at most the fraction f of live bytes (live_fraction), so copying f / (1 - f) of what is
+ * written frees as much as is written. A cell that clients hardly write to is compacted as fast as its log takes it.
+ * Each record counts as NEF_COMPACT_RECORD_COST bytes more than it has: small ones cost their work, not their bytes. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,17 +28,28 @@
 #define ROUND_NS          100000000ull
 #define SAY_ROUNDS        10u
 #define MAINTAIN_RUNS     16u
+#define COMPACT_RUNS      64u /* copies under way in a cell */
+#define COMPACT_BYTES     ((uint64_t)4 << 20)
+#define COMPACT_ALL_RUNS  512u /* in all cells: uploads need NEF_PROPOSALS_MAX and NEF_PROPOSAL_MEMORY, too */
+#define COMPACT_ALL_BYTES ((uint64_t)16 << 20)
+/* In cost, a cell and round: below IDLE clients hardly write, and nothing but its own pace bounds compaction; else
+ * FLOOR is what it gets in any case, a hundred small records or more. */
+#define COMPACT_IDLE      ((uint64_t)64 << 10)
+#define COMPACT_FLOOR     ((uint64_t)512 << 10)
 #define SETTLED_NS        10000000000ull /* primary for so long before streams of the lost are aborted */
 #define PROPOSER_GRACE_NS 60000000000ull /* a proposer not heard of for so long won't finish its uploads */
 #define PROPOSERS         16u
 
-enum duty_kind { DUTY_REGION, DUTY_OVERRIDE, DUTY_CHECKPOINT, DUTY_SPACE, DUTIES };
+enum duty_kind { DUTY_REGION, DUTY_OVERRIDE, DUTY_CHECKPOINT, DUTY_SPACE, DUTY_COMPACT, DUTIES };
 
 struct duty {
     struct maintain *m;
+    struct cell_duties *of;
     uint32_t waiting; /* proposals without an outcome; under m->lock */
     nef_err err;      /* of one that failed; under m->lock */
     bool proposed;    /* outcomes to be looked at */
+    uint32_t runs;    /* proposed last: what may be under way */
+    uint64_t bytes;
 };
 
 struct cell_duties {
@@ -42,6 +59,11 @@ struct cell_duties {
     uint64_t override_done; /* this accepted loss has its record here */
     uint64_t override_epoch; /* of the group, in which `override_from` was noted; 0: not noted */
     uint64_t override_from;  /* the index must have applied so much before it is asked */
+    /* pace of compaction */
+    uint64_t seen_cost; /* of all that was appended, as of this round */
+    uint64_t own_cost;  /* of what the duties proposed in this round */
+    uint64_t clients;   /* what clients write in a round, over the last ones */
+    int64_t credit;     /* what may still be copied in this round; below 0: owed */
 };
 
 struct proposer {
@@ -101,9 +123,13 @@ static bool duty_idle(struct duty *d, nef_err *out_err)
 /* Takes the runs' memory. What couldn't be proposed counts as failed. */
 static void duty_propose(struct duty *d, struct nef_run *runs, uint32_t count)
 {
+    d->runs = count;
+    d->bytes = 0;
     for (uint32_t i = 0; i < count; i++) {
         nef_err err;
 
+        d->bytes += runs[i].bytes;
+        d->of->own_cost += runs[i].bytes + NEF_COMPACT_RECORD_COST;
         pthread_mutex_lock(&d->m->lock);
         d->waiting++;
         pthread_mutex_unlock(&d->m->lock);
@@ -220,6 +246,70 @@ static void maintain_space(struct maintain *m, uint32_t cell)
         nef_trace(NEF_TRACE_WARN, "maintenance_failed", "u:cell", (uint64_t)cell, "e:err", err, NULL);
 }
 
+/* ---- compaction ---- */
+
+/* A round begins: what may be copied in it. Unspent credit isn't saved. */
+static void set_pace(struct maintain *m, uint32_t cell)
+{
+    struct cell_duties *c = &m->cells[cell];
+    const struct cell *at = &m->rt->cells[cell];
+    double live = m->rt->config->compaction.live_fraction;
+    uint64_t cost = atomic_load(&at->appended_bytes) + atomic_load(&at->appended_runs) * NEF_COMPACT_RECORD_COST;
+    uint64_t others = cost - c->seen_cost;
+
+    others -= NEF_MIN(others, c->own_cost);
+    c->seen_cost = cost;
+    c->own_cost = 0;
+    c->clients = (3 * c->clients + others) / 4;
+    if (c->clients < COMPACT_IDLE)
+        c->credit = INT64_MAX;
+    else
+        c->credit = (int64_t)(COMPACT_FLOOR + (uint64_t)((double)c->clients * live / (1 - live))) +
+                    NEF_MIN(c->credit, 0);
+}
+
+/* What compaction has under way, in all cells. */
+static void under_way(struct maintain *m, uint32_t *out_runs, uint64_t *out_bytes)
+{
+    *out_runs = 0;
+    *out_bytes = 0;
+    pthread_mutex_lock(&m->lock);
+    for (uint32_t i = 0; i < m->rt->cell_count; i++) {
+        const struct duty *d = &m->cells[i].duties[DUTY_COMPACT];
+
+        *out_runs += d->waiting;
+        *out_bytes += d->waiting > 0 ? d->bytes : 0;
+    }
+    pthread_mutex_unlock(&m->lock);
+}
+
+/* Again as soon as the outcomes of its last proposals are there, and not at the next round. */
+static void compact(struct maintain *m, uint32_t cell)
+{
+    struct cell_duties *c = &m->cells[cell];
+    struct duty *d = &c->duties[DUTY_COMPACT];
+    struct nef_run runs[COMPACT_RUNS] = {{0}};
+    uint64_t bytes, cost = 0, most = COMPACT_BYTES;
+    uint32_t count = 0, others;
+    nef_err err, failed;
+
+    if (c->credit <= 0 || !duty_idle(d, &failed))
+        return;
+    under_way(m, &others, &bytes);
+    if (others + COMPACT_RUNS > COMPACT_ALL_RUNS || bytes + COMPACT_BYTES > COMPACT_ALL_BYTES)
+        return; /* when others are done */
+    if (failed != NEF_OK && m->round % SAY_ROUNDS == 0)
+        nef_trace(NEF_TRACE_WARN, "compaction_failed", "u:cell", (uint64_t)cell, "e:err", failed, NULL);
+    most = NEF_MIN(most, (uint64_t)c->credit);
+    err = nef_store_compact(m->rt->store, cell, nef_wall_ms(), most, runs, COMPACT_RUNS, &count, &cost);
+    if (err != NEF_OK && m->round % SAY_ROUNDS == 0)
+        nef_trace(NEF_TRACE_WARN, "compaction_failed", "u:cell", (uint64_t)cell, "e:err", err, NULL);
+    if (err != NEF_OK || count == 0)
+        return;
+    c->credit -= (int64_t)cost;
+    duty_propose(d, runs, count);
+}
+
 /* ---- the thread ---- */
 
 static void see_proposers(struct maintain *m)
@@ -314,8 +404,10 @@ static struct maintain *maintain_new(struct nef_runtime *rt)
     (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&m->cond, &monotonic);
     for (uint32_t i = 0; i < rt->cell_count; i++)
-        for (int k = 0; k < DUTIES; k++)
+        for (int k = 0; k < DUTIES; k++) {
             m->cells[i].duties[k].m = m;
+            m->cells[i].duties[k].of = &m->cells[i];
+        }
     return m;
 }
 
@@ -337,14 +429,19 @@ void *maintain_main(void *argument)
             until.tv_sec += until.tv_nsec / 1000000000l;
             until.tv_nsec %= 1000000000l;
         }
-        for (uint32_t i = 0; m->primary && i < rt->cell_count && !atomic_load(&rt->stopping); i++) {
+        for (uint32_t n = 0; m->primary && n < rt->cell_count && !atomic_load(&rt->stopping); n++) {
+            uint32_t i = (n + (uint32_t)m->round) % rt->cell_count; /* another begins in each round */
+
             make_region(m, i);
             record_override(m, i);
+            if (round)
+                set_pace(m, i);
             if (now_ns() - m->primary_since < SETTLED_NS)
                 continue;
             checkpoint(m, i);
             if (round)
                 maintain_space(m, i);
+            compact(m, i);
         }
         round = wait_for_round(m, &until);
     }

@@ -157,6 +157,8 @@ static nef_err open_store(struct nef_runtime *rt)
         .flush_log_bytes = 256ull << 20,
         .flush_ops = 100000,
         .erase_within_ms = config->compaction.erase_within_ns / 1000000,
+        .live_fraction = config->compaction.live_fraction,
+        .checkpoint_log_bytes = 64ull << 20,
         .applied = props_applied,
         .context = rt,
     };

@@ -105,6 +105,7 @@ struct cell {
     _Atomic bool index_full; /* the index's disk has no space: nothing can be applied */
 
     _Atomic uint64_t applied;
+    _Atomic uint64_t appended_runs, appended_bytes; /* as primary: what was proposed to this cell, by whomever */
 };
 
 /* ---- links ---- */

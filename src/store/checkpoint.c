@@ -21,7 +21,6 @@
 #include "store/apply.h"
 
 #define ROWS_PLAIN_TARGET ((size_t)1 << 20)
-#define DUE_LOG_BYTES     ((uint64_t)64 << 20)
 #define AAD_BYTES         (8u + 16u + 4u)
 
 static void lock(struct nef_cell *cell)
@@ -118,14 +117,19 @@ void nef_checkpoint_rows_seen(struct nef_cell *cell, const struct nef_id *id, ui
     unlock(cell);
 }
 
+/* What a checkpoint costs is log, too, and segments can go only before one. So the next one is due when as much log
+ * was written since the last one's end as that one took (which bounds what they cost to half of all log, if objects
+ * are so small that their rows are as large), and then once it is eight times as much or half of what is alive. Counted
+ * from the end: from the beginning, a region of small objects would write checkpoints for ever by itself. */
 bool nef_store_checkpoint_due(struct nef_store *store, uint32_t number)
 {
     struct nef_cell *cell = &store->cells[number];
-    uint64_t applied = nef_store_applied(store, number), since, dead_ms, now_ms, live;
+    uint64_t applied = nef_store_applied(store, number), begin, end, dead_ms, now_ms, live, took, due;
 
     NEF_ASSERT(number < store->options.cell_count);
     lock(cell);
-    since = cell->stats.checkpoint_offset;
+    begin = cell->stats.checkpoint_offset;
+    end = cell->stats.checkpoint_end;
     live = cell->stats.bytes_live;
     dead_ms = cell->dead_ms;
     now_ms = cell->now_ms;
@@ -133,7 +137,9 @@ bool nef_store_checkpoint_due(struct nef_store *store, uint32_t number)
     /* A deleted body inside an op goes with its segment, which must lie before a checkpoint first. */
     if (dead_ms != 0 && now_ms > dead_ms && now_ms - dead_ms >= store->options.erase_within_ms / 2)
         return true;
-    return applied > since && applied - since >= NEF_MAX(DUE_LOG_BYTES, live / 2);
+    took = end - begin; /* with what clients wrote meanwhile */
+    due = NEF_MAX(NEF_MAX(store->options.checkpoint_log_bytes, took), NEF_MIN(8 * took, live / 2));
+    return applied > end && applied - end >= due;
 }
 
 static void aad_of(const struct nef_id *id, uint32_t piece, uint8_t out[AAD_BYTES])

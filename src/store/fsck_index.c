@@ -86,7 +86,7 @@ static nef_err store_open(struct check *c, const char *dir, const uint64_t *befo
                                         .write_buffer_bytes = CACHE_BYTES,
                                         .flush_log_bytes = (uint64_t)256 << 20,
                                         .flush_ops = 100000,
-                                        .erase_within_ms = 86400000,
+                                        .erase_within_ms = 86400000, /* offline: nothing is maintained */
                                         .offline = true,
                                         .checkpoint_before = before};
 

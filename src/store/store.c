@@ -322,6 +322,7 @@ void nef_cell_stats_update(struct nef_cell *cell)
     cell->stats.streams_open = cell->totals.streams;
     cell->stats.segments = cell->segment_count;
     cell->stats.checkpoint_offset = cell->checkpoint.begin;
+    cell->stats.checkpoint_end = cell->checkpoint.end;
     if (sums) {
         cell->stats.bytes_live = live;
         cell->stats.bytes_log = log;

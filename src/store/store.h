@@ -39,6 +39,8 @@ struct nef_store_options {
     uint64_t flush_log_bytes;    /* 256 MiB */
     uint32_t flush_ops;          /* 100,000 */
     uint64_t erase_within_ms;    /* 24 h */
+    double live_fraction;        /* 0.5: a segment with less of it alive is rewritten */
+    uint64_t checkpoint_log_bytes; /* 64 MiB: a checkpoint is due after so much log at the earliest */
 
     /* An op of PROPOSER was applied and readers see it (or it was a duplicate: then its first outcome).
      * Called from the cell's apply thread after the batch was written. end: the run's end offset. */
@@ -238,14 +240,21 @@ void nef_body_close(struct nef_body *body);
 
 /* ---- maintenance; what to propose next, if anything. One maintenance thread, on the primary only. ---- */
 
-/* Next runs for CELL, at most max of them: moves and drops of mostly dead segments, erasures that are due,
- * aborts of streams whose proposer is not among `alive` (process starts that may still finish them), bucket
- * repairs (orphans of an interrupted create or delete, older than 60 s). now_ms: wall time.
- * Moves come as a DATA run now and its MOVED run only after nef_store_moved_ready (its DATA was applied). */
+/* Next runs for CELL, at most max of them: erasures that are due, aborts of streams whose proposer is not among
+ * `alive` (process starts that may still finish them), bucket repairs (orphans of an interrupted create or delete,
+ * older than 60 s). Each kind has its turn every few calls. now_ms: wall time. */
 NEF_MUST_CHECK nef_err nef_store_maintain(struct nef_store *store, uint32_t cell, uint64_t now_ms,
                                           const uint64_t *alive, uint32_t alive_count,
                                           struct nef_run *out_runs, uint32_t max, uint32_t *out_count);
-/* True when log since the last checkpoint is long enough (half of what is live, at least 64 MiB) or FORCE'd. */
+/* Compaction: next runs for CELL, at most max (> 0) of them: drops of dead segments, copies of what is alive in mostly
+ * dead ones, and `moved` for copies of earlier calls that were applied since. Call it again when these runs have their
+ * outcomes, whatever they are. What the copies cost is bounded by cost_max, but for the last: their bytes, and
+ * NEF_COMPACT_RECORD_COST each, since a small one costs a log write, an outcome and two rows like a large one. */
+#define NEF_COMPACT_RECORD_COST 4096u
+NEF_MUST_CHECK nef_err nef_store_compact(struct nef_store *store, uint32_t cell, uint64_t now_ms, uint64_t cost_max,
+                                         struct nef_run *out_runs, uint32_t max, uint32_t *out_count,
+                                         uint64_t *out_cost);
+/* Is so much log written since the last checkpoint ended that the next one is worth its cost? */
 bool nef_store_checkpoint_due(struct nef_store *store, uint32_t cell);
 /* First run: CHECKPOINT_BEGIN; once it has been applied the following calls give the ROWS of the snapshot
  * that its apply took, at last the END. out_run->bytes 0: wait for the begin to be applied. out_done after END. */
@@ -254,7 +263,7 @@ NEF_MUST_CHECK nef_err nef_store_checkpoint_next(struct nef_store *store, uint32
 
 struct nef_store_cell_stats {
     uint64_t objects, bytes_live, bytes_log, segments, streams_open;
-    uint64_t checkpoint_offset;
+    uint64_t checkpoint_offset, checkpoint_end; /* of the latest complete one */
 };
 void nef_store_stats(struct nef_store *store, uint32_t cell, struct nef_store_cell_stats *out_stats);
 

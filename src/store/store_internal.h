@@ -34,6 +34,13 @@ struct nef_move {
     uint64_t started_ms; /* 0: slot is free */
 };
 
+/* A segment that compaction leaves alone for a while. */
+struct nef_skip {
+    uint64_t segment; /* its number + 1; 0: free */
+    uint64_t until_ms;
+};
+#define NEF_SKIPS_MAX 16u /* more that are damaged only take turns */
+
 enum nef_checkpoint_state {
     NEF_CKPT_IDLE,
     NEF_CKPT_BEGUN,    /* BEGIN was handed out */
@@ -116,6 +123,11 @@ struct nef_cell {
 
     /* the maintenance thread's */
     uint64_t scan_segment, scan_offset; /* the segment being rewritten; scan_offset 0: none */
+    bool scan_damaged;                  /* something in it couldn't be read */
+    bool look_wanted;                   /* it was read through: choose another */
+    uint64_t look_ms;                   /* the last look at all segments */
+    struct nef_skip skipped[NEF_SKIPS_MAX];
+    uint32_t skip_next;
     uint64_t dead_cursor;               /* over E rows */
     struct nef_id stream_cursor;        /* over S rows */
     uint64_t rounds;

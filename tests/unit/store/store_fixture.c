@@ -59,6 +59,8 @@ void world_store_open(struct world *w, uint32_t replica)
                                         .flush_log_bytes = 8 << 20,
                                         .flush_ops = 1000,
                                         .erase_within_ms = w->erase_within_ms,
+                                        .live_fraction = 0.5,
+                                        .checkpoint_log_bytes = w->checkpoint_log_bytes,
                                         .applied = replica == 0 ? on_applied : NULL,
                                         .context = w};
     char path[128];
@@ -81,6 +83,7 @@ void world_open(struct world *w)
     memset(w, 0, sizeof *w);
     w->random = 42;
     w->erase_within_ms = 86400000;
+    w->checkpoint_log_bytes = (uint64_t)64 << 20;
     w->epoch = 1;
     w->time_ms = 1700000000000;
     w->proposer = 77;
@@ -537,11 +540,17 @@ uint64_t world_rows(struct world *w, uint32_t replica, uint32_t cell, char kind)
 void world_maintain(struct world *w, uint32_t rounds, const uint64_t *alive, uint32_t alive_count)
 {
     for (uint32_t i = 0; i < rounds; i++) {
+        w->time_ms += 100;
         for (uint32_t c = 0; c < WORLD_CELLS; c++) {
             struct nef_run runs[16];
             uint32_t count = 0;
+            uint64_t cost = 0;
 
             OK(nef_store_maintain(w->stores[0], c, w->time_ms, alive, alive_count, runs, 16, &count));
+            for (uint32_t k = 0; k < count; k++)
+                (void)world_propose(w, &runs[k]);
+            count = 0;
+            OK(nef_store_compact(w->stores[0], c, w->time_ms, UINT64_MAX, runs, 16, &count, &cost));
             for (uint32_t k = 0; k < count; k++)
                 (void)world_propose(w, &runs[k]);
         }

@@ -26,7 +26,7 @@ struct world {
     char dir[64];
     struct nef_id region;
     struct nef_keys *keys;
-    uint64_t erase_within_ms;
+    uint64_t erase_within_ms, checkpoint_log_bytes;
     struct nef_dir *dirs[WORLD_REPLICAS][WORLD_CELLS];
     struct nef_log *logs[WORLD_REPLICAS][WORLD_CELLS];
     struct nef_store *stores[WORLD_REPLICAS];
