@@ -19,7 +19,10 @@ struct linear_work {
     int16_t w[TILES][NEF_GROUP_COLS / 2 * 32]; /* [k/2][n: 16][k%2] */
     float s[TILES][16][LANES];                 /* per block (K6: per half block) */
     float m[TILES][8][LANES];
-    float y[TILES][ROWS_MAX][LANES];
+    union {
+        float y[TILES][ROWS_MAX][LANES];
+        double wide[TILES / 2][ROWS_MAX][LANES]; /* F16, F32 */
+    };
     int16_t x[NEF_VEC_ROWS_I16][X_STRIDE];
     float sum[NEF_VEC_ROWS_I16][8]; /* float(sum of X) per block */
     float d[NEF_VEC_ROWS_I16];
@@ -321,28 +324,40 @@ NEF_VEC_INLINE void dot_rows_bf16(const unsigned rows, const struct linear_work 
         vf_store(y[r], sum[r]);
 }
 
+/* Two chains of eight columns are added in float; from there on in double. */
 NEF_VEC_INLINE void dot_rows_float(const unsigned rows, const enum nef_payload kind, const struct linear_work *w,
-                                   const uint8_t *p, uint32_t columns, float (*y)[LANES])
+                                   const uint8_t *p, uint32_t columns, double (*y)[LANES])
 {
     const float *x = w->xf[0];
-    vf a[NEF_VEC_ROWS_F32];
+    vf a[2][NEF_VEC_ROWS_F32];
+    vd sum[NEF_VEC_ROWS_F32];
 
     NEF_VEC_UNROLL
     for (unsigned r = 0; r < rows; r++)
-        a[r] = vf_zero();
-    for (uint32_t k = 0; k < columns; k++, x++, p += kind == NEF_PAYLOAD_F16 ? 32 : 64) {
-        vf v;
+        sum[r] = vd_load(y[r]);
+    for (uint32_t k = 0; k < columns; k += 2 * NEF_CHAIN_COLS) {
+        NEF_VEC_UNROLL
+        for (unsigned chain = 0; chain < 2; chain++) {
+            NEF_VEC_UNROLL
+            for (unsigned r = 0; r < rows; r++)
+                a[chain][r] = vf_zero();
+            for (unsigned i = 0; i < NEF_CHAIN_COLS; i++, x++, p += kind == NEF_PAYLOAD_F16 ? 32 : 64) {
+                vf v;
 
-        _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
-        v = kind == NEF_PAYLOAD_F16 ? vf_load_f16(p) : vf_load((const float *)(const void *)p);
-
+                _mm_prefetch((const char *)p + PREFETCH_BYTES, _MM_HINT_T0);
+                v = kind == NEF_PAYLOAD_F16 ? vf_load_f16(p) : vf_load((const float *)(const void *)p);
+                NEF_VEC_UNROLL
+                for (unsigned r = 0; r < rows; r++)
+                    a[chain][r] = vf_fma(vf_set1(x[r * F_STRIDE]), v, a[chain][r]);
+            }
+        }
         NEF_VEC_UNROLL
         for (unsigned r = 0; r < rows; r++)
-            a[r] = vf_fma(vf_set1(x[r * F_STRIDE]), v, a[r]);
+            sum[r] = vd_add(sum[r], vd_of_vf(vf_add(a[0][r], a[1][r])));
     }
     NEF_VEC_UNROLL
     for (unsigned r = 0; r < rows; r++)
-        vf_store(y[r], vf_add(vf_load(y[r]), a[r]));
+        vd_store(y[r], sum[r]);
 }
 
 #define BF16_CASE(R)                                                                                                   \
@@ -361,31 +376,44 @@ static void dot_bf16(const struct linear_work *w, const uint8_t *p, uint32_t col
             dot_rows_float(R <= NEF_VEC_ROWS_F32 ? R : 1, kind, w, p, columns, y);                                     \
         break;
 NEF_VEC_INLINE void dot_float_kind(const enum nef_payload kind, const struct linear_work *w, const uint8_t *p,
-                                   uint32_t columns, uint32_t rows, float (*y)[LANES])
+                                   uint32_t columns, uint32_t rows, double (*y)[LANES])
 {
     ROWS_SWITCH(rows, FLOAT_CASE)
 }
 
-static void dot_float(enum nef_payload kind, const struct linear_work *w, const uint8_t *p, uint32_t columns,
-                      uint32_t rows, float (*y)[LANES])
+/* ROWS staged rows, of which ROW is the first, through tile I of those in work. */
+static void dot_float(enum nef_payload kind, struct linear_work *w, uint32_t i, const uint8_t *p, uint32_t columns,
+                      uint32_t row, uint32_t rows)
 {
     if (kind == NEF_PAYLOAD_BF16)
-        dot_bf16(w, p, columns, rows, y);
+        dot_bf16(w, p, columns, rows, w->y[i] + row);
     else if (kind == NEF_PAYLOAD_F16)
-        dot_float_kind(NEF_PAYLOAD_F16, w, p, columns, rows, y);
+        dot_float_kind(NEF_PAYLOAD_F16, w, p, columns, rows, w->wide[i] + row);
     else
-        dot_float_kind(NEF_PAYLOAD_F32, w, p, columns, rows, y);
+        dot_float_kind(NEF_PAYLOAD_F32, w, p, columns, rows, w->wide[i] + row);
+}
+
+static void write_out_wide(const struct nef_matrix *m, uint32_t tile, uint32_t rows, const double (*sums)[LANES],
+                           float *y, size_t y_stride)
+{
+    uint32_t outputs = NEF_MIN(m->n - tile * LANES, LANES);
+
+    for (size_t r = 0; r < rows; r++)
+        vf_store_first(y + r * y_stride + tile * LANES, vf_of_vd(vd_load(sums[r])), outputs);
 }
 
 static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles,
                          float *y, size_t y_stride, struct linear_work *w)
 {
-    uint32_t rows_at_once = m->payload_kind == NEF_PAYLOAD_BF16 ? NEF_VEC_ROWS_PAIR : NEF_VEC_ROWS_F32;
-    uint32_t at_once = act->rows > rows_at_once ? TILES : 1, here;
+    bool wide = m->payload_kind != NEF_PAYLOAD_BF16;
+    uint32_t rows_at_once = wide ? NEF_VEC_ROWS_F32 : NEF_VEC_ROWS_PAIR, here;
+    uint32_t at_once = act->rows <= rows_at_once ? 1 : wide ? TILES / 2 : TILES;
 
     for (uint32_t t = tile0; t < tile0 + tiles; t += here) {
         here = NEF_MIN(tile0 + tiles - t, at_once);
-        for (uint32_t i = 0; i < here; i++)
+        for (uint32_t i = 0; i < here && wide; i++)
+            memset(w->wide[i], 0, act->rows * sizeof w->wide[i][0]);
+        for (uint32_t i = 0; i < here && !wide; i++)
             memset(w->y[i], 0, act->rows * sizeof w->y[i][0]);
         for (uint32_t k = 0; k < m->k; k += NEF_GROUP_COLS) {
             uint32_t columns = NEF_MIN(m->k - k, NEF_GROUP_COLS);
@@ -395,10 +423,12 @@ static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, 
 
                 stage_float(m->payload_kind, act, k, columns, r, rows, w);
                 for (uint32_t i = 0; i < here; i++)
-                    dot_float(m->payload_kind, w, payload_at(m, t + i, k / NEF_BLOCK_COLS), columns, rows, w->y[i] + r);
+                    dot_float(m->payload_kind, w, i, payload_at(m, t + i, k / NEF_BLOCK_COLS), columns, r, rows);
             }
         }
-        for (uint32_t i = 0; i < here; i++)
+        for (uint32_t i = 0; i < here && wide; i++)
+            write_out_wide(m, t + i, act->rows, (const double(*)[LANES])w->wide[i], y, y_stride);
+        for (uint32_t i = 0; i < here && !wide; i++)
             write_out(m, t + i, act->rows, (const float(*)[LANES])w->y[i], y, y_stride);
     }
 }

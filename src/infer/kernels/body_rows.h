@@ -128,12 +128,16 @@ static void kv_put(enum nef_kv_type type, uint32_t head_dim, bool value, void *p
 
 static void rms_norm(uint32_t n, const float *x, const float *w, float eps, float *out)
 {
-    vf sum = vf_zero(), r;
+    vd sum = vd_zero();
+    vf r;
 
     NEF_ASSERT(n % LANES == 0);
-    for (uint32_t k = 0; k < n; k += LANES)
-        sum = vf_fma(vf_load(x + k), vf_load(x + k), sum);
-    r = vf_set1(1.0f / sqrtf(vf_fold(sum) / (float)n + eps));
+    for (uint32_t k = 0; k < n; k += LANES) {
+        vd wide = vd_of_vf(vf_load(x + k));
+
+        sum = vd_fma(wide, wide, sum);
+    }
+    r = vf_set1((float)(1.0 / sqrt(vd_fold(sum) / (double)n + (double)eps)));
     for (uint32_t k = 0; k < n; k += LANES)
         vf_store(out + k, vf_mul(vf_mul(vf_load(x + k), r), vf_load(w + k)));
 }

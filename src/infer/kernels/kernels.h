@@ -31,7 +31,7 @@
 #include <stdint.h>
 #include "base/err.h"
 
-#define NEF_NUMERICS_VERSION 1u /* docs/numerics.md */
+#define NEF_NUMERICS_VERSION 2u /* docs/numerics.md */
 #define NEF_TILE_ROWS        16u
 #define NEF_BLOCK_COLS       32u
 #define NEF_GROUP_COLS       256u /* of activations, and of K types */

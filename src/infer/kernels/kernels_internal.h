@@ -24,6 +24,8 @@ extern const struct nef_kernels nef_kernels_avx512;
 #define NEF_AMX_SCRATCH(k_max)                                                                                         \
     NEF_MAX((size_t)NEF_AMX_ATTEND_BYTES, (size_t)(k_max) / NEF_BLOCK_COLS * NEF_AMX_BLOCK_BYTES + NEF_AMX_WORK_BYTES)
 
+#define NEF_CHAIN_COLS 8u /* of F16 and F32 weights: columns of a chain */
+
 /* ---- selftest.c ---- */
 
 /* Whether SET gives the scalar set's bits on small vectors: a processor, emulator or compiler that computes differently

@@ -175,28 +175,29 @@ static void matmul_bf16(const struct nef_matrix *m, const struct nef_act *act, u
 }
 
 static void matmul_float(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile, float *y,
-                         size_t y_stride, float (*sums)[LANES])
+                         size_t y_stride, double (*sums)[LANES])
 {
-    float w[NEF_GROUP_COLS][LANES];
+    float w[NEF_BLOCK_COLS][LANES], rounded[LANES];
 
     memset(sums, 0, act->rows * sizeof *sums);
-    for (uint32_t k = 0; k < m->k; k += NEF_GROUP_COLS) {
-        uint32_t columns = NEF_MIN(m->k - k, NEF_GROUP_COLS);
-
-        for (uint32_t i = 0; i < columns; i++)
+    for (uint32_t k = 0; k < m->k; k += NEF_BLOCK_COLS) {
+        for (uint32_t i = 0; i < NEF_BLOCK_COLS; i++)
             for (uint32_t n = 0; n < LANES; n++)
                 w[i][n] = nef_unpack_float(m, tile, k + i, n);
         for (size_t r = 0; r < act->rows; r++)
             for (uint32_t n = 0; n < LANES; n++) {
-                float a = 0;
+                float a[NEF_BLOCK_COLS / NEF_CHAIN_COLS] = {0};
 
-                for (uint32_t i = 0; i < columns; i++)
-                    a = fmaf(act->x[r * act->k + k + i], w[i][n], a);
-                sums[r][n] = sums[r][n] + a;
+                for (uint32_t i = 0; i < NEF_BLOCK_COLS; i++)
+                    a[i / NEF_CHAIN_COLS] = fmaf(act->x[r * act->k + k + i], w[i][n], a[i / NEF_CHAIN_COLS]);
+                sums[r][n] = (sums[r][n] + (double)(a[0] + a[1])) + (double)(a[2] + a[3]);
             }
     }
-    for (size_t r = 0; r < act->rows; r++)
-        store(m, tile, sums[r], y + r * y_stride);
+    for (size_t r = 0; r < act->rows; r++) {
+        for (uint32_t n = 0; n < LANES; n++)
+            rounded[n] = (float)sums[r][n];
+        store(m, tile, rounded, y + r * y_stride);
+    }
 }
 
 static void matmul(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
@@ -392,12 +393,16 @@ static void attend_finish(uint32_t head_dim, float L, const float *O, float *out
 
 static void rms_norm(uint32_t n, const float *x, const float *w, float eps, float *out)
 {
-    float lane[LANES] = {0}, r;
+    double lane[LANES] = {0};
+    float r;
 
     NEF_ASSERT(n % LANES == 0);
     for (uint32_t k = 0; k < n; k++)
-        lane[k % LANES] = fmaf(x[k], x[k], lane[k % LANES]);
-    r = 1.0f / sqrtf(fold(lane) / (float)n + eps);
+        lane[k % LANES] = fma((double)x[k], (double)x[k], lane[k % LANES]);
+    for (uint32_t step = LANES / 2; step > 0; step /= 2)
+        for (uint32_t i = 0; i < step; i++)
+            lane[i] = lane[i] + lane[i + step];
+    r = (float)(1.0 / sqrt(lane[0] / (double)n + (double)eps));
     for (uint32_t k = 0; k < n; k++)
         out[k] = x[k] * r * w[k];
 }

@@ -26,6 +26,10 @@ typedef struct {
     __m256i a, b;
 } vi;
 
+typedef struct {
+    __m256d a, b, c, d; /* four lanes each */
+} vd;
+
 #define VF(x, y) ((vf){x, y})
 #define VI(x, y) ((vi){x, y})
 
@@ -200,6 +204,50 @@ NEF_VEC_INLINE void vi_store_8(void *p, vi v)
     __m256i half = _mm256_and_si256(ymm_low16(v), _mm256_set1_epi16(0xff));
 
     _mm_storeu_si128(p, _mm_packus_epi16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+}
+
+NEF_VEC_INLINE vd vd_zero(void)
+{
+    __m256d v = _mm256_setzero_pd();
+
+    return (vd){v, v, v, v};
+}
+NEF_VEC_INLINE vd vd_load(const double *p)
+{
+    return (vd){_mm256_loadu_pd(p), _mm256_loadu_pd(p + 4), _mm256_loadu_pd(p + 8), _mm256_loadu_pd(p + 12)};
+}
+NEF_VEC_INLINE void vd_store(double *p, vd v)
+{
+    _mm256_storeu_pd(p, v.a);
+    _mm256_storeu_pd(p + 4, v.b);
+    _mm256_storeu_pd(p + 8, v.c);
+    _mm256_storeu_pd(p + 12, v.d);
+}
+NEF_VEC_INLINE vd vd_of_vf(vf v)
+{
+    return (vd){_mm256_cvtps_pd(_mm256_castps256_ps128(v.a)), _mm256_cvtps_pd(_mm256_extractf128_ps(v.a, 1)),
+                _mm256_cvtps_pd(_mm256_castps256_ps128(v.b)), _mm256_cvtps_pd(_mm256_extractf128_ps(v.b, 1))};
+}
+NEF_VEC_INLINE vf vf_of_vd(vd v)
+{
+    return VF(_mm256_set_m128(_mm256_cvtpd_ps(v.b), _mm256_cvtpd_ps(v.a)),
+              _mm256_set_m128(_mm256_cvtpd_ps(v.d), _mm256_cvtpd_ps(v.c)));
+}
+NEF_VEC_INLINE vd vd_add(vd x, vd y)
+{
+    return (vd){_mm256_add_pd(x.a, y.a), _mm256_add_pd(x.b, y.b), _mm256_add_pd(x.c, y.c), _mm256_add_pd(x.d, y.d)};
+}
+NEF_VEC_INLINE vd vd_fma(vd x, vd y, vd z)
+{
+    return (vd){_mm256_fmadd_pd(x.a, y.a, z.a), _mm256_fmadd_pd(x.b, y.b, z.b), _mm256_fmadd_pd(x.c, y.c, z.c),
+                _mm256_fmadd_pd(x.d, y.d, z.d)};
+}
+NEF_VEC_INLINE double vd_fold(vd v)
+{
+    __m256d y = _mm256_add_pd(_mm256_add_pd(v.a, v.c), _mm256_add_pd(v.b, v.d));
+    __m128d z = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
+
+    return _mm_cvtsd_f64(_mm_add_sd(z, _mm_unpackhi_pd(z, z)));
 }
 
 NEF_VEC_INLINE float vf_fold(vf v)

@@ -1,6 +1,6 @@
 /* 16 lanes as one zmm register. The same names as vec_avx2.h; vec_*.h are what body_*.h are written in.
  *
- *   vf  16 floats    vi  16 int32 (or 32 int16, 64 bytes: a dword of them per lane)
+ *   vf  16 floats    vi  16 int32 (or 32 int16, 64 bytes: a dword of them per lane)    vd  16 doubles
  * vf_fma(a, b, c) = a*b + c, vf_fnma(a, b, c) = c - a*b, both rounded once. vf_max(a, b) is a > b ? a : b, so a NaN in
  * a is passed over. vi_of_vf rounds to nearest even. Loads and stores need no alignment. */
 #ifndef NEF_INFER_KERNELS_VEC_H
@@ -26,6 +26,11 @@
 
 typedef __m512 vf;
 typedef __m512i vi;
+typedef struct {
+    __m512d a, b; /* lanes 0 .. 7, 8 .. 15 */
+} vd;
+
+#define VD(x, y) ((vd){x, y})
 
 NEF_VEC_INLINE vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
 NEF_VEC_INLINE void vf_store(float *p, vf v) { _mm512_storeu_ps(p, v); }
@@ -112,6 +117,36 @@ NEF_VEC_INLINE vi vi_load_i8(const void *p) { return _mm512_cvtepi8_epi32(_mm_lo
 /* The low 16 or 8 bits of each lane. */
 NEF_VEC_INLINE void vi_store_16(void *p, vi v) { _mm256_storeu_si256(p, _mm512_cvtepi32_epi16(v)); }
 NEF_VEC_INLINE void vi_store_8(void *p, vi v) { _mm_storeu_si128(p, _mm512_cvtepi32_epi8(v)); }
+
+NEF_VEC_INLINE vd vd_zero(void) { return VD(_mm512_setzero_pd(), _mm512_setzero_pd()); }
+NEF_VEC_INLINE vd vd_load(const double *p) { return VD(_mm512_loadu_pd(p), _mm512_loadu_pd(p + 8)); }
+NEF_VEC_INLINE void vd_store(double *p, vd v)
+{
+    _mm512_storeu_pd(p, v.a);
+    _mm512_storeu_pd(p + 8, v.b);
+}
+NEF_VEC_INLINE vd vd_of_vf(vf v)
+{
+    return VD(_mm512_cvtps_pd(_mm512_castps512_ps256(v)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1)));
+}
+NEF_VEC_INLINE vf vf_of_vd(vd v)
+{
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(v.a)), _mm512_cvtpd_ps(v.b), 1);
+}
+NEF_VEC_INLINE vd vd_add(vd x, vd y) { return VD(_mm512_add_pd(x.a, y.a), _mm512_add_pd(x.b, y.b)); }
+NEF_VEC_INLINE vd vd_fma(vd x, vd y, vd z)
+{
+    return VD(_mm512_fmadd_pd(x.a, y.a, z.a), _mm512_fmadd_pd(x.b, y.b, z.b));
+}
+/* As vf_fold. */
+NEF_VEC_INLINE double vd_fold(vd v)
+{
+    __m512d x = _mm512_add_pd(v.a, v.b);
+    __m256d y = _mm256_add_pd(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1));
+    __m128d z = _mm_add_pd(_mm256_castpd256_pd128(y), _mm256_extractf128_pd(y, 1));
+
+    return _mm_cvtsd_f64(_mm_add_sd(z, _mm_unpackhi_pd(z, z)));
+}
 
 /* Lanes added as i + (i+8), i + (i+4), i + (i+2), i + (i+1): numerics.md. */
 NEF_VEC_INLINE float vf_fold(vf v)
