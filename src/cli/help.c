@@ -62,6 +62,9 @@ const struct nef_command nef_commands[] = {
      "  nef status --endpoint https://zone-a.example:9016 --token-file admin.token --ca ca.crt --json\n"},
     {"user", "who may use the region", nef_cmd_user,
      "nef user add NAME [--bucket BUCKET] [--read-only] [--json]\n"
+     "  [--ai] [--ai-models LIST] [--ai-zones LIST] [--ai-rpm N] [--ai-tpm N] [--ai-concurrency N]\n"
+     "  [--ai-weight N] [--ai-priority N]\n"
+     "nef user change NAME [--no-ai] [--ai] [--ai-...]\n"
      "nef user list [--json]\n"
      "nef user disable NAME\n"
      "\n"
@@ -69,9 +72,22 @@ const struct nef_command nef_commands[] = {
      "--bucket the user sees only that bucket, with --read-only it changes nothing. disable refuses its\n"
      "requests from now on, in both zones. Users are records of the region's log: both zones know them, and a\n"
      "change counts when it is durable in both.\n"
+     "\n"
+     "Without AI rights a user may use no model. change gives or changes them, and what isn't named stays. The key of\n"
+     "the AI endpoint (OPENAI_API_KEY) is ACCESSKEY:SECRETKEY.\n"
+     "\n"
+     "  --ai                  all models, computed in all zones; the next two narrow that\n"
+     "  --ai-models LIST      these models: names with commas, or '*'\n"
+     "  --ai-zones LIST       only these zones compute for the user, also when another one is lost\n"
+     "  --ai-rpm, --ai-tpm N  requests and tokens in any minute, over both zones; 0: no limit\n"
+     "  --ai-concurrency N    answers at once, over both zones; 0: no limit\n"
+     "  --ai-weight N         share of an engine among those that want it, 1 to 1000 (1)\n"
+     "  --ai-priority N       0 to 9 (0): the lower ones are refused first when capacity is short\n"
+     "  --no-ai               takes all of it away\n"
      "\n" OF_REGION
      "\n"
      "  nef user add backup --bucket backups --dir ./run\n"
+     "  nef user add assistant --ai --ai-zones a --ai-rpm 600 --ai-tpm 200000 --dir ./run\n"
      "  nef user list --dir ./run\n"
      "  nef user disable backup --dir ./run\n"},
     {"zone-stop", "take a zone away, as a fault would", nef_cmd_zone_stop,

@@ -9,6 +9,7 @@
  *   take --> NEF_OK, run, settle
  *        --> NEF_E_AGAIN: an op is under way that may allow it (some milliseconds; at most NEF_LIMITS_WAIT_MS); again on wake
  *        --> NEF_E_BUSY: 429, with the numbers for x-ratelimit-* and Retry-After
+ *        --> NEF_E_UNAVAILABLE: the region grants nothing to anyone now: 503
  *
  * Not here: which backend answers, and weights and priorities between requests (they go to the engine and to route.c).
  * Threads: any, but the runtime's callbacks. */
@@ -64,13 +65,15 @@ struct nef_limits_now {
 struct nef_limits_hold {
     struct nef_limits_user *user; /* NULL: holds nothing */
     struct nef_limits_wait *wait; /* NULL: isn't waiting */
+    bool taken;
     uint64_t tokens;
     uint64_t first_ns;
 };
 
 /* TOKENS: what the request will use at most, as far as can be told: prompt and answer. More than the user's whole budget
  * counts as the whole. NEF_OK: held until settled; NEF_E_AGAIN: WAKE(context) is called once, from any thread, when it is
- * worth calling again; NEF_E_BUSY: refused. NEF_E_NOMEM. *out_now is written in every case. */
+ * worth calling again, and must neither block nor call back; NEF_E_BUSY, NEF_E_UNAVAILABLE: refused. NEF_E_NOMEM.
+ * *out_now is written in every case. */
 NEF_MUST_CHECK nef_err nef_limits_take(struct nef_limits *limits, const struct nef_ai_user *user, uint64_t tokens,
                                        struct nef_limits_hold *hold, void (*wake)(void *context), void *context,
                                        struct nef_limits_now *out_now);

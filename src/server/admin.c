@@ -16,6 +16,7 @@
 #include "io/workers.h"
 #include "http/http.h"
 #include "server/region_ops.h"
+#include "server/user_rights.h"
 
 #define BODY_MAX          (16u << 10)
 #define CONNECTIONS_MAX   128u
@@ -184,7 +185,8 @@ static bool list_user(void *context, const struct nef_user *user)
     return json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", user->name,
                                                  "access_key", user->access_key, "bucket",
                                                  user->bucket, "read_only", user->read_only,
-                                                 "disabled", user->disabled)) == 0;
+                                                 "disabled", user->disabled, "ai",
+                                                 nef_user_ai_json(&user->ai))) == 0;
 }
 
 static nef_err see_all_users(struct admin_call *c)
@@ -266,6 +268,7 @@ static bool parse_user(struct admin_call *c, struct nef_user *out)
         json_loadb((const char *)c->body.data, c->body.bytes, JSON_REJECT_DUPLICATES, &error);
     const char *name = NULL, *bucket = "", *why = NULL;
     int read_only = 0;
+    json_t *ai = NULL;
 
     if (root == NULL || json_unpack(root, "{s:s, s?s, s?b !}", "name", &name, "bucket", &bucket,
                                     "read_only", &read_only) != 0)
@@ -274,6 +277,8 @@ static bool parse_user(struct admin_call *c, struct nef_user *out)
         why = "a name has 1 to 63 of a-z A-Z 0-9 . _ @ -";
     else if (strlen(bucket) > NEF_BUCKET_NAME_MAX)
         why = "that can't be a bucket's name";
+    if (why == NULL && ai != NULL)
+        why = nef_user_ai_change(&out->ai, ai);
     if (why == NULL) {
         (void)strcpy(out->name, name);
         (void)strcpy(out->bucket, bucket);
@@ -304,7 +309,7 @@ static void users_create(struct admin_call *c)
         answer_json(c, 201,
                     json_pack("{s:s, s:s, s:s, s:s, s:b}", "name", user.name, "access_key",
                               user.access_key, "secret_key", user.secret_key, "bucket", user.bucket,
-                              "read_only", user.read_only));
+                              "read_only", user.read_only, "ai", nef_user_ai_json(&user.ai)));
     else if (err == NEF_E_EXISTS)
         answer_error(c, 409, "a user of that name exists");
     else if (err == NEF_E_LIMIT)
@@ -316,25 +321,39 @@ static void users_create(struct admin_call *c)
 
 static void users_disable(struct admin_call *c)
 {
-    static const char before[] = "/users/", after[] = "/disable";
+    json_error_t error;
+    json_t *root =
+        json_loadb((const char *)c->body.data, c->body.bytes, JSON_REJECT_DUPLICATES, &error);
+    const char *why = "want {\"ai\": object or null}";
+    json_t *ai = NULL;
+
+    if (root != NULL && json_unpack(root, "{s:o !}", "ai", &ai) == 0)
+        why = nef_user_ai_change(&user->ai, ai);
+    json_decref(root);
+    return why;
+}
+
+/* /users/NAME/disable and /users/NAME/change */
+static void users_change(struct admin_call *c)
+{
+    static const char before[] = "/users/";
     struct nef_admin *admin = c->admin;
-    size_t bytes = strlen(c->path);
+    const char *at = c->path + sizeof(before) - 1, *verb = strchr(at, '/');
+    bool disable = verb != NULL && strcmp(verb, "/disable") == 0, write = true;
     struct by_name w = {0};
     char name[USER_NAME_MAX + 1];
     nef_err err;
 
-    if (bytes < sizeof(before) + sizeof(after) - 2 ||
-        strcmp(c->path + bytes - (sizeof(after) - 1), after) != 0) {
+    if (!disable && (verb == NULL || strcmp(verb, "/change") != 0)) {
         answer_error(c, 404, "no such page");
         return;
     }
-    bytes -= sizeof(before) + sizeof(after) - 2;
-    if (!name_valid(c->path + sizeof(before) - 1, bytes)) {
+    if (!name_valid(at, (size_t)(verb - at))) {
         answer_error(c, 404, "no such user");
         return;
     }
-    memcpy(name, c->path + sizeof(before) - 1, bytes);
-    name[bytes] = '\0';
+    memcpy(name, at, (size_t)(verb - at));
+    name[verb - at] = '\0';
     w.name = name;
     err = find_name(c, &w);
     if (err == NEF_OK && !w.found) {
@@ -375,7 +394,7 @@ static const struct route routes[] = {
     {"GET", "/status", false, false, status, false},
     {"GET", "/users", false, false, users_list, false},
     {"POST", "/users", false, false, users_create, false},
-    {"POST", "/users/", false, true, users_disable, false},
+    {"POST", "/users/", false, true, users_change, false},
     {"POST", "/recover", false, false, recover, false},
     {"POST", "/handover", false, false, handover, false},
 };

@@ -6,8 +6,8 @@
  *   GET  /metrics                  OpenMetrics
  *   GET  /status                   what `nef status` shows
  *   GET  /users                    {"users": [{"name", "access_key", "bucket", "read_only",
- * "disabled"}]} POST /users                    {"name", "bucket"?, "read_only"?} -> 201 with
- * access_key and secret_key POST /users/NAME/disable POST /recover                  accept loss
+ * "disabled", "ai"}]} POST /users                    {"name", "bucket"?, "read_only"?, "ai"?} -> 201 with
+ * access_key and secret_key POST /users/NAME/disable POST /users/NAME/change {"ai"} POST /recover                  accept loss
  * (R8) POST /handover                 hand the primary over
  *
  * All but the first three need `Authorization: Bearer TOKEN`. Answers are JSON but for /metrics;
