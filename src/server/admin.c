@@ -182,7 +182,7 @@ static bool list_user(void *context, const struct nef_user *user)
 {
     json_t *list = context;
 
-    return json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:b}", "name", user->name,
+    return json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:b, s:b, s:o}", "name", user->name,
                                                  "access_key", user->access_key, "bucket",
                                                  user->bucket, "read_only", user->read_only,
                                                  "disabled", user->disabled, "ai",
@@ -270,9 +270,9 @@ static bool parse_user(struct admin_call *c, struct nef_user *out)
     int read_only = 0;
     json_t *ai = NULL;
 
-    if (root == NULL || json_unpack(root, "{s:s, s?s, s?b !}", "name", &name, "bucket", &bucket,
-                                    "read_only", &read_only) != 0)
-        why = "want {\"name\": text, \"bucket\": text?, \"read_only\": boolean?}";
+    if (root == NULL || json_unpack(root, "{s:s, s?s, s?b, s?o !}", "name", &name, "bucket", &bucket,
+                                    "read_only", &read_only, "ai", &ai) != 0)
+        why = "want {\"name\": text, \"bucket\": text?, \"read_only\": boolean?, \"ai\": object?}";
     else if (!name_valid(name, strlen(name)))
         why = "a name has 1 to 63 of a-z A-Z 0-9 . _ @ -";
     else if (strlen(bucket) > NEF_BUCKET_NAME_MAX)
@@ -307,7 +307,7 @@ static void users_create(struct admin_call *c)
                               &user);
     if (err == NEF_OK)
         answer_json(c, 201,
-                    json_pack("{s:s, s:s, s:s, s:s, s:b}", "name", user.name, "access_key",
+                    json_pack("{s:s, s:s, s:s, s:s, s:b, s:o}", "name", user.name, "access_key",
                               user.access_key, "secret_key", user.secret_key, "bucket", user.bucket,
                               "read_only", user.read_only, "ai", nef_user_ai_json(&user.ai)));
     else if (err == NEF_E_EXISTS)
@@ -319,7 +319,8 @@ static void users_create(struct admin_call *c)
     nef_wipe(&user, sizeof(user));
 }
 
-static void users_disable(struct admin_call *c)
+/* What a change of a user says, on *USER. NULL, or why not. */
+static const char *change(struct admin_call *c, struct nef_user *user)
 {
     json_error_t error;
     json_t *root =
@@ -342,6 +343,7 @@ static void users_change(struct admin_call *c)
     bool disable = verb != NULL && strcmp(verb, "/disable") == 0, write = true;
     struct by_name w = {0};
     char name[USER_NAME_MAX + 1];
+    const char *why;
     nef_err err;
 
     if (!disable && (verb == NULL || strcmp(verb, "/change") != 0)) {
@@ -356,15 +358,25 @@ static void users_change(struct admin_call *c)
     name[verb - at] = '\0';
     w.name = name;
     err = find_name(c, &w);
-    if (err == NEF_OK && !w.found) {
+    if (err == NEF_OK && (!w.found || (!disable && w.user.disabled))) {
+        nef_wipe(&w.user, sizeof(w.user));
         answer_error(c, 404, "no such user");
         return;
     }
-    if (err == NEF_OK && !w.user.disabled) {
+    if (disable) {
+        write = !w.user.disabled;
         w.user.disabled = true;
+    } else if (err == NEF_OK) {
+        why = change(c, &w.user);
+        if (why != NULL) {
+            nef_wipe(&w.user, sizeof(w.user));
+            answer_error(c, 400, why);
+            return;
+        }
+    }
+    if (err == NEF_OK && write)
         err = nef_region_user_put(admin->options.rt, admin->options.keys,
                                   admin->options.config->cells, &w.user);
-    }
     nef_wipe(&w.user, sizeof(w.user));
     if (err != NEF_OK)
         answer_err(c, err);
