@@ -62,7 +62,14 @@
 #define NEF_INFER_STOP_BYTES_MAX      256u          /* of a stop string; so much text is held back at most */
 #define NEF_INFER_TOOLS_MAX           128u          /* as OpenAI */
 #define NEF_INFER_CONNECTIONS_MAX     1024u         /* each costs about 50 KB */
-#define NEF_INFER_WAITING_MAX         256u          /* requests that wait for a slot */
+#define NEF_INFER_WAITING_MAX         1024u         /* choices that wait for a slot */
+#define NEF_INFER_TENANT_WAITING_MAX  256u          /* of one tenant, behind a gateway */
+#define NEF_INFER_CHOICES_MAX         128u          /* of one request: prompts times n; OpenAI's n ends there */
+#define NEF_INFER_INPUTS_MAX          2048u         /* of one embeddings request, as OpenAI */
+#define NEF_INFER_FUNCTION_NAME_MAX   128u          /* OpenAI takes 64 */
+#define NEF_INFER_ANSWERS_MAX         (1ull << 30)  /* ids and logprobs that were made and not read, all answers */
+#define NEF_INFER_GRAMMARS_BYTES_MAX  (256ull << 20) /* compiled grammars that are kept */
+#define NEF_INFER_GRAMMARS_MAX        1024u
 
 /* AI rights and budgets of users, stored responses */
 #define NEF_AI_WEIGHT_MAX     1000u            /* a share of a thousandth is the finest an engine knows */

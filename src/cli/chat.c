@@ -113,7 +113,7 @@ static void tell(struct chat *c)
 static bool on_token(void *context, const struct nef_token *token)
 {
     struct chat *c = context;
-    bool news, go_on = nef_answer_put(&c->answer, token->token, &news);
+    bool news, go_on = nef_answer_put(&c->answer, token, &news);
 
     if (news)
         tell(c);
@@ -153,22 +153,22 @@ static nef_err follow(struct chat *c, struct nef_generation *generation, struct 
     nef_err err = NEF_OK;
 
     for (;;) {
-        struct nef_buf text = {0};
+        struct nef_piece piece = {.text = {0}};
 
         if (!cancelled && (atomic_load(&interrupted) || err != NEF_OK)) {
             nef_generation_cancel(generation);
             cancelled = true;
         }
-        nef_answer_take(&c->answer, TAKE_BYTES, &text, NULL, out_state);
-        if (err == NEF_OK && text.bytes > 0)
-            err = nef_chat_parser_take(parser, (const char *)text.data, text.bytes);
-        if (text.failed)
+        nef_answer_take(&c->answer, TAKE_BYTES, UINT32_MAX, &piece, out_state);
+        if (err == NEF_OK && piece.text.bytes > 0)
+            err = nef_chat_parser_take(parser, (const char *)piece.text.data, piece.text.bytes);
+        if (piece.text.failed)
             err = NEF_E_NOMEM;
-        if (text.bytes > 0)
+        if (piece.text.bytes > 0)
             (void)fflush(stdout);
         else if (!out_state->finished)
             wait_news(c);
-        nef_buf_free(&text);
+        nef_piece_free(&piece);
         if (out_state->finished)
             break;
     }
@@ -254,7 +254,8 @@ static nef_err answer(struct chat *c)
     g.tokens_max = c->s.context - count;
     if (!c->seed_said)
         g.sampling.seed = nef_random_u64();
-    err = nef_answer_init(&c->answer, c->s.tokenizer, NULL, 0, g.tokens_max);
+    err = nef_answer_init(&c->answer,
+                          &(struct nef_answer_options){.tokenizer = c->s.tokenizer, .tokens_max = g.tokens_max});
     if (err == NEF_OK)
         err = nef_chat_parser_open(c->think && c->s.family == NEF_CHAT_QWEN3, false, on_part, c, &parser);
     if (err == NEF_OK) {
@@ -502,7 +503,7 @@ int nef_cmd_chat(int argc, char **argv)
     c.messages = json_array();
     status = c.messages == NULL ? nef_complain("chat", "out of memory") : start(&c);
     if (status == 0) {
-        c.sampling = nef_api_sampling_of(c.s.family);
+        c.sampling = nef_api_sampling_of(c.s.family, nef_model_config(c.s.model)->embedding);
         if ((temperature != NULL && !set_temperature(&c, temperature)) || (seed != NULL && !set_seed(&c, seed)))
             status = 2;
         else if (clear(&c) != NEF_OK)

@@ -69,6 +69,8 @@ static int run(const struct nef_infer_options *o, struct nef_api_options *api_op
 
     if (status == 0)
         status = nef_infer_engine(o, &s);
+    if (status == 0)
+        status = nef_infer_pooling(o, &s);
     if (status != 0)
         goto out;
     config = nef_model_config(s.model);
@@ -77,7 +79,9 @@ static int run(const struct nef_infer_options *o, struct nef_api_options *api_op
     api_options->alias = s.alias;
     api_options->family = s.family;
     api_options->context = s.context;
-    api_options->sampling = nef_api_sampling_of(s.family);
+    api_options->pooling = s.pooling;
+    api_options->embedding_end = s.embedding_end;
+    api_options->sampling = nef_api_sampling_of(s.family, config->embedding);
     api_options->vocab = config->vocab;
     api_options->context_trained = config->context;
     api_options->embedding = config->embedding;
@@ -125,6 +129,7 @@ int nef_cmd_infer(int argc, char **argv)
         {.name = "kv-type", .text = &o.kv_type},
         {.name = "cache-file", .text = &o.cache_file},
         {.name = "alias", .text = &o.alias},
+        {.name = "pooling", .text = &o.pooling},
         {.name = "drain", .number = &drain_s, .min = 0, .max = 3600},
         {.name = "trust-salt", .flag = &api.trust_salt},
         {.name = "bench", .text = &bench},
@@ -148,6 +153,8 @@ int nef_cmd_infer(int argc, char **argv)
         o.model = bench;
         return nef_infer_bench(&o, &measured);
     }
+    if (api.trust_salt) /* there are tenants: none takes the whole queue */
+        o.tenant_waiting_max = NEF_INFER_TENANT_WAITING_MAX;
     if (measured.prefill != NULL || measured.depth != NULL || measured.decode != 0 || measured.repeat != 0 ||
         measured.json) {
         (void)nef_complain("infer", "--prefill, --depth, --decode, --repeat and --json belong to --bench FILE.gguf");

@@ -4,12 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/assert.h"
 #include "base/limits.h"
 #include "cli/cli.h"
 #include "crypto/crypto.h"
 #include "io/clock.h"
 
-#define SLOTS_PRESET 4u /* as llama.cpp's server */
+#define SLOTS_PRESET 64u /* a slot costs little until it is used: pages of the cache are touched on demand */
 
 static const char *const kv_names[] = {[NEF_KV_BF16] = "bf16", [NEF_KV_F32] = "f32", [NEF_KV_I8] = "i8"};
 
@@ -173,12 +174,50 @@ int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *
                                .context = s->context,
                                .kv_type = s->kv_type,
                                .kv_bytes = whole * s->slots <= room ? 0 : whole > room ? whole : room,
+                               .vocab_used = nef_tokenizer_vocab(s->tokenizer),
                                .waiting_max = o->waiting_max,
+                               .tenant_waiting_max = o->tenant_waiting_max,
                            },
                            &s->engine);
     if (err != NEF_OK)
         return nef_complain(o->command, "can't start the engine with --ctx %u and --slots %u: %s", s->context, s->slots,
                             nef_err_text(err));
+    return 0;
+}
+
+int nef_infer_pooling(const struct nef_infer_options *o, struct nef_infer_setup *s)
+{
+    static const char *const names[] = {"none", "mean", "cls", "last"}; /* as enum nef_pooling, and as GGUF */
+    const struct nef_gguf *file = nef_model_metadata(s->model);
+    uint64_t told = NEF_POOLING_NONE, end = 0;
+    bool says, add_end = false;
+    char key[32];
+
+    (void)snprintf(key, sizeof(key), "%s.pooling_type",
+                   nef_model_config(s->model)->arch == NEF_ARCH_QWEN3 ? "qwen3" : "qwen2");
+    says = nef_gguf_u64(file, key, &told) == NEF_OK;
+    s->pooling = says && told < NEF_COUNT(names) ? (enum nef_pooling)told : NEF_POOLING_NONE;
+    if (o->pooling != NULL) {
+        uint64_t asked = NEF_POOLING_MEAN;
+
+        while (asked < NEF_COUNT(names) && strcmp(o->pooling, names[asked]) != 0)
+            asked++;
+        if (asked == NEF_COUNT(names)) {
+            (void)nef_complain(o->command, "--pooling must be mean, cls or last, not '%s'", o->pooling);
+            return 2;
+        }
+        if (says && asked != told) {
+            (void)nef_complain(o->command, "--pooling is for files that don't say it; %s of this one is %s", key,
+                               told < NEF_COUNT(names) ? names[told] : "of another kind");
+            return 2;
+        }
+        s->pooling = (enum nef_pooling)asked;
+    }
+    /* Models for embeddings were trained with an end token after each text, and their files say so. */
+    s->embedding_end = NEF_NO_TOKEN;
+    if (nef_gguf_bool(file, "tokenizer.ggml.add_eos_token", &add_end) == NEF_OK && add_end &&
+        nef_gguf_u64(file, "tokenizer.ggml.eos_token_id", &end) == NEF_OK && end < nef_tokenizer_vocab(s->tokenizer))
+        s->embedding_end = (uint32_t)end;
     return 0;
 }
 

@@ -14,9 +14,9 @@
 /* The options of the command line, with their presets where they aren't given. */
 struct nef_infer_options {
     const char *command; /* for complaints */
-    const char *model, *cache_file, *kv_type, *alias;
+    const char *model, *cache_file, *kv_type, *alias, *pooling;
     uint32_t threads, context, slots; /* 0: presets */
-    uint32_t waiting_max;
+    uint32_t waiting_max, tenant_waiting_max;
 };
 struct nef_infer_setup {
     const struct nef_kernels *kernels;
@@ -26,6 +26,8 @@ struct nef_infer_setup {
     struct nef_engine *engine;
     enum nef_chat_family family;
     enum nef_kv_type kv_type;
+    enum nef_pooling pooling;
+    uint32_t embedding_end; /* token after a text that is embedded, or NEF_NO_TOKEN */
     uint32_t context, slots;
     uint64_t load_ms;
     char alias[NEF_ALIAS_MAX];
@@ -35,6 +37,8 @@ struct nef_infer_setup {
 int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *out);
 /* After that: tokenizer and engine. */
 int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *s);
+/* After that: how embeddings are pooled, by the file, or by the option where the file says nothing. */
+int nef_infer_pooling(const struct nef_infer_options *o, struct nef_infer_setup *s);
 void nef_infer_done(struct nef_infer_setup *s); /* zeroed and half-built ones are fine */
 
 const char *nef_kv_type_name(enum nef_kv_type type);

@@ -54,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 
     if (bytes == 0)
         return 0;
-    if (!nef_api_request_parse((enum nef_api_kind)(data[0] % 4), data + 1, bytes - 1, &presets, VOCAB, &r, &error)) {
+    if (!nef_api_request_parse((enum nef_api_kind)(data[0] % NEF_API_KINDS), data + 1, bytes - 1, &presets, VOCAB, &r, &error)) {
         NEF_ASSERT(error.message[0] != '\0' && error.status >= 400 && error.status < 600);
         nef_write_error(&error, &out);
         check_json(&out);

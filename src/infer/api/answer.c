@@ -5,15 +5,15 @@
 #include "base/assert.h"
 #include "io/clock.h"
 
-nef_err nef_answer_init(struct nef_answer *a, const struct nef_tokenizer *tokenizer, const struct nef_api_stop *stops,
-                        uint32_t stop_count, uint32_t tokens_max)
+nef_err nef_answer_init(struct nef_answer *a, const struct nef_answer_options *options)
 {
     struct nef_stop *stop;
-    nef_err err = nef_stop_open(stops, stop_count, &stop);
+    nef_err err = nef_stop_open(options->stops, options->stop_count, &stop);
 
     if (err != NEF_OK)
         return err;
-    *a = (struct nef_answer){.tokenizer = tokenizer, .stop = stop, .token_max = tokens_max};
+    *a = (struct nef_answer){.options = *options, .stop = stop};
+    a->options.stops = NULL; /* the caller's */
     (void)pthread_mutex_init(&a->lock, NULL);
     return NEF_OK;
 }
@@ -22,36 +22,72 @@ void nef_answer_done(struct nef_answer *a)
 {
     if (a->stop == NULL)
         return;
+    if (a->options.memory != NULL)
+        (void)atomic_fetch_sub(a->options.memory, a->counted);
     nef_stop_close(a->stop);
     nef_buf_free(&a->scratch);
     nef_buf_free(&a->text);
     free(a->tokens);
+    free(a->tops);
     (void)pthread_mutex_destroy(&a->lock);
     *a = (struct nef_answer){0};
 }
 
 /* ---- the engine's thread ---- */
 
-static bool note_token(struct nef_answer *a, uint32_t token)
+/* Room for one token more. */
+static bool grow(struct nef_answer *a)
 {
-    if (a->token_count == a->token_capacity) {
-        uint32_t capacity = a->token_capacity == 0 ? 64 : a->token_capacity * 2;
-        struct nef_answer_token *grown;
+    uint64_t each = sizeof(*a->tokens) + a->options.top * sizeof(*a->tops), more;
+    uint32_t capacity = a->capacity == 0 ? 64 : a->capacity * 2;
+    struct nef_answer_token *tokens;
+    struct nef_logprob *tops;
 
-        capacity = NEF_MIN(capacity, a->token_max);
-        NEF_ASSERT(capacity > a->token_count);
-        grown = realloc(a->tokens, capacity * sizeof(*grown));
-        if (grown == NULL)
+    if (a->count < a->capacity)
+        return true;
+    NEF_ASSERT(a->put < a->options.tokens_max);
+    capacity = NEF_MIN(capacity, a->options.tokens_max);
+    NEF_ASSERT(capacity > a->count);
+    more = (capacity - a->capacity) * each;
+    if (a->options.memory != NULL) {
+        a->counted += more;
+        if (atomic_fetch_add(a->options.memory, more) + more > a->options.memory_max) {
+            a->failed = NEF_E_LIMIT;
             return false;
-        a->tokens = grown;
-        a->token_capacity = capacity;
+        }
     }
-    a->tokens[a->token_count++] = (struct nef_answer_token){token, 0};
+    tokens = realloc(a->tokens, capacity * sizeof(*tokens));
+    if (tokens != NULL)
+        a->tokens = tokens;
+    tops = a->options.top == 0 ? a->tops : realloc(a->tops, (size_t)capacity * a->options.top * sizeof(*tops));
+    if (tops != NULL)
+        a->tops = tops;
+    if (tokens == NULL || (tops == NULL && a->options.top > 0)) {
+        a->failed = NEF_E_NOMEM;
+        return false;
+    }
+    a->capacity = capacity;
+    return true;
+}
+
+static bool note_token(struct nef_answer *a, const struct nef_token *token, bool prompt)
+{
+    uint32_t tops = NEF_MIN(token->top_count, a->options.top);
+
+    if (!grow(a))
+        return false;
+    a->tokens[a->count] = (struct nef_answer_token){
+        .id = token->token, .logprob = token->logprob, .top_count = (uint8_t)tops, .prompt = prompt};
+    if (tops > 0)
+        memcpy(a->tops + (size_t)a->count * a->options.top, token->top, tops * sizeof(*a->tops));
+    a->count++;
+    a->put++;
+    a->prompt += prompt;
     return true;
 }
 
 /* BYTES of a token, or at the end the held tail of a character. */
-static void add_text(struct nef_answer *a, const char *bytes, size_t count, bool last)
+static void add_text(struct nef_answer *a, const char *bytes, size_t count, bool last, bool prompt)
 {
     size_t used = 0, held = 0, got;
     char *out;
@@ -59,59 +95,97 @@ static void add_text(struct nef_answer *a, const char *bytes, size_t count, bool
     nef_buf_reset(&a->scratch);
     out = (char *)nef_buf_grow(&a->scratch, 3 * (count + 4));
     if (out == NULL) {
-        a->failed = true;
+        a->failed = NEF_E_NOMEM;
         return;
     }
     got = nef_utf8_stream_take(&a->utf8, bytes, count, last, out);
-    a->stopped = nef_stop_take(a->stop, out, got, &used, &held);
+    if (prompt)
+        used = got;
+    else
+        a->stopped = nef_stop_take(a->stop, out, got, &used, &held);
     nef_buf_append(&a->text, out, used);
     if (a->text.failed) {
-        a->failed = true;
+        a->failed = NEF_E_NOMEM;
         return;
     }
     if (a->stopped) {
+        /* The stop string itself. It lies in tokens that weren't released, or its first bytes would have been given. */
         NEF_ASSERT(a->text.bytes >= held);
-        a->text.bytes -= held; /* the stop string itself */
+        a->text.bytes -= held;
         held = 0;
     }
-    a->released = a->text_base + a->text.bytes - held;
+    a->held = (uint32_t)held;
 }
 
-bool nef_answer_put(struct nef_answer *a, uint32_t token, bool *out_news)
+static uint64_t text_end(const struct nef_answer *a)
 {
-    uint64_t before;
+    return a->text_base + a->text.bytes;
+}
+
+/* Move `released` past the tokens whose text is all there and can't be part of a stop string. */
+static void release(struct nef_answer *a)
+{
+    uint64_t free_end = text_end(a) - a->held;
+
+    while (a->scanned < a->count && a->tokens[a->scanned].end <= free_end)
+        if (a->tokens[a->scanned++].whole)
+            a->released = a->scanned;
+}
+
+static void put(struct nef_answer *a, const struct nef_token *token, bool prompt)
+{
+    struct nef_answer_token *noted;
     size_t count = 0;
-    const char *bytes = nef_token_bytes(a->tokenizer, token, &count);
+    const char *bytes = nef_token_bytes(a->options.tokenizer, token->token, &count);
+
+    if (!note_token(a, token, prompt))
+        return;
+    if (!nef_token_control(a->options.tokenizer, token->token))
+        add_text(a, bytes, count, false, prompt);
+    noted = &a->tokens[a->count - 1];
+    noted->end = (uint32_t)text_end(a);
+    noted->whole = a->utf8.held_bytes == 0;
+    if (!a->stopped) /* what a stop string cut comes with the end */
+        release(a);
+}
+
+bool nef_answer_put(struct nef_answer *a, const struct nef_token *token, bool *out_news)
+{
+    uint32_t before;
     bool go_on;
 
     (void)pthread_mutex_lock(&a->lock);
     before = a->released;
-    if (a->token_count == 0)
-        a->first_token_ns = nef_now_ns();
-    if (!note_token(a, token)) {
-        a->failed = true;
-    } else {
-        if (!nef_token_control(a->tokenizer, token))
-            add_text(a, bytes, count, false);
-        /* Where its text ends: what the stream of characters still holds back counts, so that the id waits for it. */
-        a->tokens[a->token_count - 1].end = (uint32_t)(a->text_base + a->text.bytes + a->utf8.held_bytes);
-    }
-    *out_news = a->released > before || (a->token_count > 0 && a->tokens[a->token_count - 1].end <= a->released);
-    go_on = !a->stopped && !a->failed;
+    a->last_token_ns = nef_now_ns();
+    if (a->first_token_ns == 0)
+        a->first_token_ns = a->last_token_ns;
+    put(a, token, false);
+    *out_news = a->released > before;
+    go_on = !a->stopped && a->failed == NEF_OK;
     (void)pthread_mutex_unlock(&a->lock);
     return go_on;
+}
+
+void nef_answer_put_prompt(struct nef_answer *a, const struct nef_token *token)
+{
+    (void)pthread_mutex_lock(&a->lock);
+    if (a->failed == NEF_OK)
+        put(a, token, true);
+    (void)pthread_mutex_unlock(&a->lock);
 }
 
 void nef_answer_finish(struct nef_answer *a, enum nef_finish finish, nef_err err, uint32_t cached)
 {
     (void)pthread_mutex_lock(&a->lock);
-    if (!a->stopped && !a->failed && (finish == NEF_FINISH_STOP || finish == NEF_FINISH_LENGTH)) {
-        add_text(a, "", 0, true);
-        if (!a->stopped)
-            a->released = a->text_base + a->text.bytes; /* no stop string comes any more */
-    }
-    a->finish = a->failed ? NEF_FINISH_ERROR : a->stopped ? NEF_FINISH_STOP : finish;
-    a->err = a->failed ? NEF_E_NOMEM : err;
+    if (!a->stopped && a->failed == NEF_OK && (finish == NEF_FINISH_STOP || finish == NEF_FINISH_LENGTH))
+        add_text(a, "", 0, true, false);
+    a->held = 0; /* no stop string comes any more */
+    /* Everything goes out now: also ids whose text a stop string cut away, and those that ended in half a character. */
+    for (uint32_t i = a->released; i < a->count; i++)
+        a->tokens[i].end = (uint32_t)(i + 1 == a->count ? text_end(a) : NEF_MIN(a->tokens[i].end, text_end(a)));
+    a->released = a->scanned = a->count;
+    a->finish = a->failed != NEF_OK ? NEF_FINISH_ERROR : a->stopped ? NEF_FINISH_STOP : finish;
+    a->err = a->failed != NEF_OK ? a->failed : err;
     a->cached = cached;
     a->finished = true;
     (void)pthread_mutex_unlock(&a->lock);
@@ -119,43 +193,67 @@ void nef_answer_finish(struct nef_answer *a, enum nef_finish finish, nef_err err
 
 /* ---- the listener's thread ---- */
 
-/* Cut a length so that no character is split. */
-static size_t whole_characters(const uint8_t *text, size_t bytes, size_t max)
+/* The first token after FROM at which a piece may end, of those that are released. */
+static uint32_t next_border(const struct nef_answer *a, uint32_t from)
 {
-    size_t cut = max;
-
-    if (bytes <= max)
-        return bytes;
-    while (cut > 0 && (text[cut] & 0xc0) == 0x80)
-        cut--;
-    return cut;
+    while (from < a->released && !a->tokens[from].whole)
+        from++;
+    return NEF_MIN(from + 1, a->released);
 }
 
-void nef_answer_take(struct nef_answer *a, size_t text_max, struct nef_buf *text, struct nef_buf *tokens,
-                     struct nef_answer_state *out_state)
+static void drop(struct nef_answer *a, uint32_t count, size_t bytes)
 {
-    size_t bytes;
+    const uint32_t top = a->options.top;
 
-    NEF_ASSERT(text_max >= 4);
-    (void)pthread_mutex_lock(&a->lock);
-    bytes = whole_characters(a->text.data, (size_t)(a->released - a->text_base), text_max);
-    nef_buf_append(text, a->text.data, bytes);
     if (bytes > 0)
         memmove(a->text.data, a->text.data + bytes, a->text.bytes - bytes);
     a->text.bytes -= bytes;
     a->text_base += bytes;
-    /* After the end of it all, ids whose text was cut away by a stop string go out too. */
-    while (a->tokens_taken < a->token_count &&
-           (a->tokens[a->tokens_taken].end <= a->text_base || (a->finished && a->text_base == a->released))) {
-        if (tokens != NULL)
-            nef_buf_append(tokens, &a->tokens[a->tokens_taken].id, sizeof(uint32_t));
-        a->tokens_taken++;
+    a->count -= count;
+    a->released -= count;
+    a->scanned -= count;
+    if (count > 0) {
+        memmove(a->tokens, a->tokens + count, a->count * sizeof(*a->tokens));
+        if (top > 0)
+            memmove(a->tops, a->tops + (size_t)count * top, (size_t)a->count * top * sizeof(*a->tops));
     }
+}
+
+void nef_answer_take(struct nef_answer *a, size_t text_max, uint32_t tokens_max, struct nef_piece *piece,
+                     struct nef_answer_state *out_state)
+{
+    size_t bytes = 0, before = piece->text.bytes;
+    uint32_t taken = 0;
+
+    (void)pthread_mutex_lock(&a->lock);
+    while (taken < a->released) {
+        uint32_t border = next_border(a, taken);
+        size_t end = (size_t)(a->tokens[border - 1].end - a->text_base);
+
+        if (taken > 0 && (end > text_max || border > tokens_max))
+            break;
+        taken = border;
+        bytes = end;
+    }
+    nef_buf_append(&piece->text, a->text.data, bytes);
+    for (uint32_t i = 0; i < taken; i++) {
+        const struct nef_answer_token *t = &a->tokens[i];
+        const struct nef_piece_token token = {.id = t->id,
+                                              .end = (uint32_t)(before + (t->end - a->text_base)),
+                                              .logprob = t->logprob,
+                                              .top_count = t->top_count,
+                                              .prompt = t->prompt};
+
+        nef_buf_append(&piece->tokens, &token, sizeof(token));
+        if (t->top_count > 0)
+            nef_buf_append(&piece->tops, a->tops + (size_t)i * a->options.top, t->top_count * sizeof(*a->tops));
+    }
+    drop(a, taken, bytes);
     *out_state = (struct nef_answer_state){
-        .finished = a->finished && a->text_base == a->released,
+        .finished = a->finished && a->count == 0,
         .finish = a->finish,
         .err = a->err,
-        .tokens = a->token_count,
+        .tokens = (uint32_t)(a->put - a->prompt),
         .cached = a->cached,
     };
     (void)pthread_mutex_unlock(&a->lock);

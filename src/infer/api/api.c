@@ -6,23 +6,50 @@
 #include <unistd.h>
 #include "base/assert.h"
 #include "base/limits.h"
+#include "base/trace.h"
 #include "infer/api/api_internal.h"
 #include "io/clock.h"
 
 #define LISTENER_THREADS 2u
-#define WORKERS          2u
+#define WORKERS          4u /* a hostile schema keeps one for some tenths of a second */
 #define IDLE_TIMEOUT_S   60u
 #define TICK_MS          200u
 #define STOP_POLL_US     2000
 #define FAREWELL_MS      2000u /* for the last words of cancelled streams */
 
-struct nef_sampling nef_api_sampling_of(enum nef_chat_family family)
+/* Qwen3's technical report, 4.7, ends a thought so; </think> is a token. */
+static const char budget_text[] =
+    "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n"
+    "</think>";
+
+struct nef_sampling nef_api_sampling_of(enum nef_chat_family family, uint32_t embedding)
 {
+    const bool small = embedding < 2048; /* 0.5B and 1.5B */
+
     if (family == NEF_CHAT_UNKNOWN) /* a base model: llama.cpp's presets */
-        return (struct nef_sampling){.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f};
+        return (struct nef_sampling){
+            .temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repetition_penalty = 1};
     if (family == NEF_CHAT_QWEN3)
-        return (struct nef_sampling){.temperature = 0.6f, .top_k = 20, .top_p = 0.95f, .min_p = 0};
-    return (struct nef_sampling){.temperature = 0.7f, .top_k = 20, .top_p = 0.8f, .min_p = 0};
+        return (struct nef_sampling){
+            .temperature = 0.6f, .top_k = 20, .top_p = 0.95f, .min_p = 0, .repetition_penalty = 1};
+    return (struct nef_sampling){
+        .temperature = 0.7f, .top_k = 20, .top_p = 0.8f, .min_p = 0, .repetition_penalty = small ? 1.1f : 1.05f};
+}
+
+/* What a budget needs; a vocabulary in which </think> is no token of its own has no budgets. */
+static nef_err prepare_budget(struct nef_api *api)
+{
+    const struct nef_tokenizer *t = api->options.tokenizer;
+    nef_err err;
+
+    api->think_end = nef_token_find(t, "</think>");
+    if (api->think_end == NEF_NO_TOKEN)
+        return NEF_OK;
+    err = nef_tokenize(t, budget_text, sizeof(budget_text) - 1, true, &api->budget, &api->budget_count);
+    if (err == NEF_OK && (api->budget_count == 0 || api->budget_count > NEF_ENGINE_BUDGET_MAX ||
+                          api->budget[api->budget_count - 1] != api->think_end))
+        api->budget_count = 0;
+    return err;
 }
 
 /* A parked connection isn't watched by anybody: each call looks for itself whether its client is still there. */
@@ -52,6 +79,8 @@ static void *tick(void *context)
 static void release(struct nef_api *api)
 {
     nef_workers_free(api->workers);
+    nef_grammars_close(api->grammars);
+    free(api->budget);
     (void)pthread_cond_destroy(&api->ticker_wake);
     (void)pthread_mutex_destroy(&api->list_lock);
     free(api);
@@ -93,6 +122,15 @@ nef_err nef_api_start(const struct nef_api_options *options, struct nef_api **ou
     (void)pthread_cond_init(&api->ticker_wake, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
     http.handler.context = api;
+    err = prepare_budget(api);
+    if (err == NEF_OK)
+        err = nef_grammars_open(options->tokenizer, &api->grammars);
+    if (err == NEF_E_UNSUPPORTED) {
+        nef_trace(NEF_TRACE_WARN, "no_grammars", "s:why", "the vocabulary lacks a token for some byte", NULL);
+        err = NEF_OK;
+    }
+    if (err != NEF_OK)
+        goto fail;
     err = nef_workers_new("nef-prompt", WORKERS, NEF_INFER_WAITING_MAX, &api->workers);
     if (err != NEF_OK)
         goto fail;

@@ -1,11 +1,13 @@
 /* The OpenAI-compatible HTTP server of an engine.
  *
- *   POST /v1/chat/completions, /v1/completions     GET /v1/models, /v1/models/ID, /health
+ *   POST /v1/chat/completions, /v1/completions, /v1/embeddings
+ *   GET /v1/models, /v1/models/ID, /health, /metrics
  *   POST /tokenize, /detokenize                    as llama.cpp's server has them
  *
  * docs/inference.md is what users read. A request's way: the listener's thread reads the body (call.c), a worker parses
- * it, renders and tokenizes the prompt and hands it to the engine (generate.c), the engine's thread puts tokens into an
- * answer (answer.c), and the listener's thread takes text out as the client reads (write.c).
+ * it (request.c), renders and tokenizes the prompt (prompt.c), compiles or finds the grammar (grammars.c) and hands it to
+ * the engine (generate.c, embed.c), the engine's thread puts tokens into an answer (answer.c), and the listener's thread
+ * takes text out as the client reads (stream.c, write.c).
  *
  * Prompts and answers never reach a trace. There is no authentication: what listens for others than this machine's
  * users stands behind a gateway. */
@@ -26,13 +28,16 @@ struct nef_api_options {
     struct nef_host_port listen;
     const char *unix_path; /* not NULL: a Unix socket */
     uint32_t connections_max;
-    bool trust_salt; /* the header x-nef-cache-salt sets the salt of the prefix cache */
+    /* Behind a gateway: its headers x-nef-cache-salt, x-nef-weight and x-nef-priority say whose a request is. */
+    bool trust_salt;
     /* all outlive the server */
     struct nef_engine *engine;
     const struct nef_tokenizer *tokenizer;
     const char *alias; /* the model's name in answers */
     enum nef_chat_family family;
     uint32_t context;
+    enum nef_pooling pooling;     /* of embeddings; NEF_POOLING_NONE: there are none */
+    uint32_t embedding_end;       /* token after each text of /v1/embeddings, or NEF_NO_TOKEN */
     struct nef_sampling sampling; /* where a request is silent; not the seed */
     /* what /v1/models tells */
     uint32_t vocab, context_trained, embedding;
@@ -40,10 +45,11 @@ struct nef_api_options {
     const char *kernels, *kv_type;
 };
 
-/* What Qwen publishes for a family (generation_config.json), the penalty aside; else llama.cpp's presets. */
-struct nef_sampling nef_api_sampling_of(enum nef_chat_family family);
+/* What Qwen publishes for a family and size (generation_config.json; embedding: the model's width); else llama.cpp's
+ * presets. */
+struct nef_sampling nef_api_sampling_of(enum nef_chat_family family, uint32_t embedding);
 
-/* Errors: those of nef_http_start. */
+/* Takes some tenths of a second: the grammars' vocabulary is made before it listens. Errors: those of nef_http_start. */
 NEF_MUST_CHECK nef_err nef_api_start(const struct nef_api_options *options, struct nef_api **out_api);
 uint16_t nef_api_port(const struct nef_api *api); /* 0 for a Unix socket */
 /* New requests are refused with 503, and no connection is taken; what runs goes on. */

@@ -9,19 +9,23 @@
 #include "infer/api/api_internal.h"
 #include "io/clock.h"
 
-#define SALT_HEADER    "x-nef-cache-salt"
-#define SALT_BYTES_MAX 256u
 #define REQUEST_ID_MAX 64u
+
+static void show_metrics(struct call *c);
 
 static const struct route routes[] = {
     {"GET", "/health", false, false, 0, nef_api_health},
+    {"GET", "/metrics", false, false, 0, show_metrics},
     {"GET", "/v1/models", false, false, 0, nef_api_models},
     {"GET", "/v1/models/", true, false, 0, nef_api_model},
     {"POST", "/v1/chat/completions", false, true, NEF_API_CHAT, NULL},
     {"POST", "/v1/completions", false, true, NEF_API_COMPLETION, NULL},
+    {"POST", "/v1/embeddings", false, true, NEF_API_EMBEDDING, NULL},
     {"POST", "/tokenize", false, false, NEF_API_TOKENIZE, NULL},
     {"POST", "/detokenize", false, false, NEF_API_DETOKENIZE, NULL},
 };
+
+_Static_assert(NEF_COUNT(routes) < NEF_API_METRICS_URLS, "the last number is for all others");
 
 /* ---- references ---- */
 
@@ -95,8 +99,12 @@ void nef_api_answer_error(struct call *c, const struct nef_api_error *e)
 
     nef_write_error(e, &out);
     nef_api_answer_json(c, e->status, &out);
-    if (e->status == 429 || e->status == 503)
-        nef_http_answer_header(c->http, "Retry-After", "1");
+    if (e->status == 429 || e->status == 503) {
+        char seconds[16];
+
+        (void)snprintf(seconds, sizeof(seconds), "%u", e->status == 429 ? nef_api_retry_after_s(c->api) : 1);
+        nef_http_answer_header(c->http, "Retry-After", seconds);
+    }
     if (e->status == 503)
         nef_http_answer_close(c->http);
 }
@@ -168,30 +176,6 @@ static void take_request_id(struct call *c)
     (void)snprintf(c->request_id, sizeof(c->request_id), "req_%s", random);
 }
 
-/* Whose prefixes a request may share. Without a gateway: everybody's. With one: those of its salt; a request for which
- * the gateway set none shares with nobody, so that one forgotten header never mixes tenants. False: answered. */
-static bool take_salt(struct call *c)
-{
-    const char *salt = nef_http_header(c->http, SALT_HEADER);
-
-    if (!c->api->options.trust_salt) {
-        if (salt == NULL)
-            return true;
-        (void)refuse(c, 400, "unsupported_parameter", "The header " SALT_HEADER " is not taken here (--trust-salt).");
-        return false;
-    }
-    if (salt == NULL) {
-        nef_random(c->salt, sizeof(c->salt));
-        return true;
-    }
-    if (salt[0] == '\0' || strlen(salt) > SALT_BYTES_MAX) {
-        (void)refuse(c, 400, "invalid_value", "The header " SALT_HEADER " must have 1 to 256 bytes.");
-        return false;
-    }
-    nef_hash_of(NEF_HASH_SHA256, salt, strlen(salt), c->salt);
-    return true;
-}
-
 static uint64_t announced(const struct call *c)
 {
     const char *length = nef_http_header(c->http, "Content-Length");
@@ -233,6 +217,7 @@ static enum nef_http_next on_begin(void *context)
 {
     struct call *c = context;
     const char *method = nef_http_method(c->http), *allowed = NULL;
+    struct nef_api_error error;
 
     if (nef_http_headers_too_large(c->http))
         return refuse(c, 431, "", "The headers are too large.");
@@ -260,7 +245,11 @@ static enum nef_http_next on_begin(void *context)
         return refuse(c, 503, "draining", "The server is stopping.");
     if (announced(c) > NEF_INFER_BODY_MAX)
         return refuse(c, 413, "", "The body is longer than 8 MiB.");
-    return take_salt(c) ? NEF_HTTP_GO : NEF_HTTP_ANSWERED;
+    if (!nef_api_tenant(c, &error)) {
+        nef_api_answer_error(c, &error);
+        return NEF_HTTP_ANSWERED;
+    }
+    return NEF_HTTP_GO;
 }
 
 static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes, size_t *out_used)
@@ -282,10 +271,9 @@ static enum nef_http_next on_body(void *context, const uint8_t *data, size_t byt
 static void work(void *context)
 {
     struct call *c = context;
-
     bool cancelled;
 
-    nef_api_work(c);
+    c->work(c);
     uncount_body(c);
     atomic_store(&c->stage, STAGE_READY);
     /* on_closed sets `cancelled`, then looks at the stage: one of the two sees the other. */
@@ -298,14 +286,18 @@ static void work(void *context)
     nef_api_call_unref(c);
 }
 
-static enum nef_http_next start_work(struct call *c)
+bool nef_api_call_work(struct call *c, void (*fn)(struct call *c))
 {
+    const int before = atomic_load(&c->stage);
+
+    c->work = fn;
     atomic_store(&c->stage, STAGE_WORKING);
     nef_api_call_ref(c);
     if (nef_workers_submit(c->api->workers, work, c) == NEF_OK)
-        return NEF_HTTP_WAIT;
+        return true;
+    atomic_store(&c->stage, before);
     nef_api_call_unref(c);
-    return refuse(c, 429, "queue_full", "Too many requests are waiting; try again soon.");
+    return false;
 }
 
 static enum nef_http_next on_end(void *context)
@@ -318,7 +310,9 @@ static enum nef_http_next on_end(void *context)
     }
     switch ((enum stage)atomic_load_explicit(&c->stage, memory_order_acquire)) {
     case STAGE_READING:
-        return start_work(c);
+        if (nef_api_call_work(c, nef_api_work))
+            return NEF_HTTP_WAIT;
+        return refuse(c, 429, "queue_full", "Too many requests are waiting; try again soon.");
     case STAGE_WORKING:
         return nef_http_gone(c->http) ? NEF_HTTP_DROP : NEF_HTTP_WAIT;
     case STAGE_READY:
@@ -328,6 +322,8 @@ static enum nef_http_next on_end(void *context)
         nef_api_answer_error(c, &c->error);
     } else if (!c->wanted) {
         nef_api_answer_json(c, 200, &c->document);
+    } else if (c->route->kind == NEF_API_EMBEDDING) {
+        return nef_api_embed_goes_on(c);
     } else if (c->write.stream) {
         nef_api_stream_start(c);
     } else if (atomic_load_explicit(&c->running, memory_order_acquire) > 0) {
@@ -342,27 +338,38 @@ static enum nef_http_next on_end(void *context)
 static void trace_end(struct call *c, bool complete)
 {
     const bool ready = atomic_load_explicit(&c->stage, memory_order_acquire) == STAGE_READY;
+    struct nef_api_request_end end = {
+        .url = c->route == NULL ? NEF_API_METRICS_URLS - 1 : (uint32_t)(c->route - routes),
+        .status = c->status,
+        .complete = complete,
+        .failed = c->stream_failed,
+        .duration_us = (nef_now_ns() - c->start_ns) / 1000,
+    };
     struct nef_usage usage = {0};
-    uint64_t first_us = 0;
 
-    if (c->route != NULL && c->route->answer == nef_api_health)
-        return; /* asked ten times a second */
-    if (ready && c->wanted) {
+    if (c->route != NULL && (c->route->answer == nef_api_health || c->route->answer == show_metrics))
+        return; /* asked all the time */
+    if (ready && c->runs != NULL)
+        usage = nef_api_usage(c);
+    if (ready && c->wanted && c->route->kind != NEF_API_EMBEDDING && c->runs[0].choice != NULL) {
         struct nef_answer *a = &c->runs[0].answer;
 
-        usage = nef_api_usage(c);
         (void)pthread_mutex_lock(&a->lock);
-        if (a->first_token_ns != 0)
-            first_us = (a->first_token_ns - c->start_ns) / 1000;
+        if (a->first_token_ns != 0) {
+            end.first_us = (a->first_token_ns - c->start_ns) / 1000;
+            end.tokens_us = (a->last_token_ns - a->first_token_ns) / 1000;
+            end.tokens = a->put - a->prompt > 0 ? a->put - a->prompt - 1 : 0;
+        }
         (void)pthread_mutex_unlock(&a->lock);
     }
+    nef_api_metrics_end(&c->api->metrics, &end);
     nef_trace(NEF_TRACE_INFO, "request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path,
               "u:status", (uint64_t)c->status, "s:end",
               c->stream_failed ? "failed"
               : complete       ? "complete"
                                : "client left",
               "u:prompt", usage.prompt, "u:cached", usage.cached, "u:completion", usage.completion, "u:first_us",
-              first_us, "u:us", (nef_now_ns() - c->start_ns) / 1000, NULL);
+              end.first_us, "u:us", end.duration_us, NULL);
 }
 
 static void on_closed(void *context, bool complete)
@@ -387,6 +394,30 @@ static void on_closed(void *context, bool complete)
     api->active--;
     (void)pthread_mutex_unlock(&api->list_lock);
     nef_api_call_unref(c);
+}
+
+/* ---- /metrics ---- */
+
+static const char *url_of(uint32_t number)
+{
+    return number < NEF_COUNT(routes) ? routes[number].path : NULL;
+}
+
+static void show_metrics(struct call *c)
+{
+    struct nef_buf out = {0};
+
+    nef_api_metrics_write(c->api, url_of, &out);
+    if (out.failed) {
+        nef_buf_free(&out);
+        (void)refuse(c, 500, "", "Out of memory.");
+        return;
+    }
+    c->status = 200;
+    nef_http_answer(c->http, 200, out.data, out.bytes);
+    nef_http_answer_header(c->http, "Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    nef_http_answer_header(c->http, "Cache-Control", "no-store");
+    nef_http_answer_header(c->http, "x-request-id", c->request_id);
 }
 
 const struct nef_http_handler nef_api_handler = {on_open, on_begin, on_body, on_end, on_closed, NULL};

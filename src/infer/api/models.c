@@ -1,4 +1,4 @@
-/* What the server is: /health and /v1/models. */
+/* What the server is: /health, /v1/models and /metrics. */
 #include <string.h>
 #include "infer/api/api_internal.h"
 

@@ -4,16 +4,27 @@
 #include "base/assert.h"
 #include "infer/api/api_internal.h"
 
-#define TAKE_BYTES 8192u /* of text at once: what waits for a slow client stays in the answer, where it is compact */
+/* At once, of one choice, and before the client has read it: what waits for a slow client stays in the answer, where it
+ * is compact. A token with 20 alternatives takes some 2 KB in a chunk. */
+#define TAKE_BYTES      8192u
+#define TAKE_TOKENS     2048u
+#define TAKE_LOGPROBS   64u
+#define PENDING_BYTES   (64u << 10)
 
 struct nef_usage nef_api_usage(const struct call *c)
 {
     struct nef_usage u = {0};
 
     for (uint32_t i = 0; i < c->run_count; i++) {
-        u.prompt += c->runs[i].prompt_tokens;
-        u.cached += c->runs[i].state.cached;
-        u.completion += c->runs[i].state.tokens;
+        const struct run *run = &c->runs[i];
+
+        if (run->first) { /* what its other choices share isn't counted again */
+            u.prompt += run->prompt_tokens;
+            u.cached += NEF_MIN(run->state.cached, run->prompt_tokens);
+        }
+        u.completion += run->state.tokens;
+        if (run->choice != NULL)
+            u.reasoning += nef_choice_reasoning(run->choice);
     }
     return u;
 }
@@ -22,24 +33,22 @@ static void failure_of(const struct nef_answer_state *state, struct nef_api_erro
 {
     if (state->finish == NEF_FINISH_CANCELLED)
         (void)nef_api_fail(out, 503, "cancelled", "", "The server is stopping.");
+    else if (state->err == NEF_E_LIMIT)
+        (void)nef_api_fail(out, 503, "too_much_unread", "", "Too many answers wait to be read; try again later.");
     else
         (void)nef_api_fail(out, 500, nef_err_name(state->err), "", "The generation failed: %s.",
                            nef_err_text(state->err));
 }
 
 /* Moves what there is of a run to its choice. False: the run failed; state says how. */
-static bool advance(struct call *c, struct run *run, size_t text_max)
+static bool advance(struct call *c, struct run *run, size_t text_max, uint32_t tokens_max)
 {
-    struct nef_buf text = {0}, ids = {0};
+    struct nef_piece piece = {.text = {0}};
     nef_err err;
 
-    nef_answer_take(&run->answer, text_max, &text, &ids, &run->state);
-    err = text.failed || ids.failed ? NEF_E_NOMEM
-                                    : nef_choice_take(run->choice, (const char *)text.data, text.bytes,
-                                                      (const uint32_t *)(const void *)ids.data,
-                                                      (uint32_t)(ids.bytes / sizeof(uint32_t)), &c->pending);
-    nef_buf_free(&text);
-    nef_buf_free(&ids);
+    nef_answer_take(&run->answer, text_max, tokens_max, &piece, &run->state);
+    err = nef_choice_take(run->choice, &piece, &c->pending);
+    nef_piece_free(&piece);
     if (err == NEF_OK && run->state.finished) {
         if (run->state.finish != NEF_FINISH_STOP && run->state.finish != NEF_FINISH_LENGTH)
             return false;
@@ -53,15 +62,24 @@ static bool advance(struct call *c, struct run *run, size_t text_max)
     return err == NEF_OK;
 }
 
-/* Appends what is new to `pending`. */
+static bool all_ended(const struct call *c)
+{
+    for (uint32_t i = 0; i < c->run_count; i++)
+        if (!c->runs[i].ended)
+            return false;
+    return true;
+}
+
+/* Appends what is new to `pending`, beginning with the run that is due. */
 static void fill(struct call *c)
 {
-    bool all = true;
+    const uint32_t tokens = c->write.logprobs ? TAKE_LOGPROBS : TAKE_TOKENS;
 
-    for (uint32_t i = 0; i < c->run_count; i++) {
-        struct run *run = &c->runs[i];
+    for (uint32_t n = 0; n < c->run_count && c->pending.bytes < PENDING_BYTES; n++) {
+        struct run *run = &c->runs[c->next_run];
 
-        if (!run->ended && !advance(c, run, TAKE_BYTES)) {
+        c->next_run = (c->next_run + 1) % c->run_count;
+        if (!run->ended && !advance(c, run, TAKE_BYTES, tokens)) {
             struct nef_api_error error;
 
             failure_of(&run->state, &error);
@@ -70,9 +88,8 @@ static void fill(struct call *c)
             c->stream_ends = c->stream_failed = true;
             return;
         }
-        all = all && run->ended;
     }
-    if (all) {
+    if (all_ended(c)) {
         struct nef_usage usage = nef_api_usage(c);
 
         if (c->write.include_usage)
@@ -134,7 +151,7 @@ void nef_api_whole(struct call *c)
         (void)nef_api_fail(&error, 500, "", "", "Out of memory.");
     for (uint32_t i = 0; i < c->run_count && good; i++) {
         while (good && !c->runs[i].ended)
-            good = advance(c, &c->runs[i], NEF_BUF_MAX);
+            good = advance(c, &c->runs[i], NEF_BUF_MAX, UINT32_MAX);
         if (!good)
             failure_of(&c->runs[i].state, &error);
         choices[i] = c->runs[i].choice;

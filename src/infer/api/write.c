@@ -7,7 +7,7 @@
 
 struct tool_call {
     uint32_t index;
-    bool whole; /* one that isn't turned out malformed: it was content all along */
+    bool whole;
     struct nef_buf name, arguments;
 };
 
@@ -16,86 +16,28 @@ struct nef_choice {
     uint32_t index;
     struct nef_chat_parser *parser; /* NULL: a completion */
     struct nef_buf prompt_ids, ids; /* uint32_t each; ids: of the whole answer, or not yet written */
+    struct nef_logprobs logprobs;   /* the same */
+    uint64_t taken;                 /* bytes of text */
+    uint32_t reasoning;             /* tokens */
     /* streaming: a delta that may still grow; whole: everything */
-    struct nef_buf content, reasoning;
+    struct nef_buf content, reasoning_text;
     struct nef_buf *out;            /* during a call */
     bool failed;
     /* whole */
     struct tool_call *calls;
     uint32_t call_count;
+    bool content_after; /* the last call */
     enum nef_finish finish;
 };
-
-/* ---- JSON ---- */
-
-void nef_json_text_write(struct nef_buf *out, const char *text, size_t bytes)
-{
-    size_t from = 0;
-
-    nef_buf_u8(out, '"');
-    for (size_t i = 0; i < bytes; i++) {
-        unsigned char c = (unsigned char)text[i];
-
-        if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7f)
-            continue;
-        nef_buf_append(out, text + from, i - from);
-        from = i + 1;
-        if (c == '"' || c == '\\')
-            nef_buf_printf(out, "\\%c", c);
-        else if (c == '\n')
-            nef_buf_text(out, "\\n");
-        else
-            nef_buf_printf(out, "\\u%04x", c);
-    }
-    nef_buf_append(out, text + from, bytes - from);
-    nef_buf_u8(out, '"');
-}
-
-static void json_cstr(struct nef_buf *out, const char *text)
-{
-    nef_json_text_write(out, text, strlen(text));
-}
 
 static void json_buf(struct nef_buf *out, const struct nef_buf *text)
 {
     nef_json_text_write(out, text->data == NULL ? "" : (const char *)text->data, text->bytes);
 }
 
-void nef_json_ids_write(struct nef_buf *out, const uint32_t *ids, uint32_t count)
-{
-    nef_buf_u8(out, '[');
-    for (uint32_t i = 0; i < count; i++)
-        nef_buf_printf(out, i == 0 ? "%u" : ",%u", ids[i]);
-    nef_buf_u8(out, ']');
-}
-
 static void ids_of(struct nef_buf *out, const struct nef_buf *ids)
 {
     nef_json_ids_write(out, (const uint32_t *)(const void *)ids->data, (uint32_t)(ids->bytes / sizeof(uint32_t)));
-}
-
-void nef_write_error(const struct nef_api_error *e, struct nef_buf *out)
-{
-    nef_buf_text(out, "{\"error\":{\"message\":");
-    json_cstr(out, e->message);
-    nef_buf_printf(out, ",\"type\":\"%s\",\"param\":", e->type);
-    if (e->param[0] != '\0')
-        json_cstr(out, e->param);
-    else
-        nef_buf_text(out, "null");
-    nef_buf_text(out, ",\"code\":");
-    if (e->code[0] != '\0')
-        json_cstr(out, e->code);
-    else
-        nef_buf_text(out, "null");
-    nef_buf_text(out, "}}");
-}
-
-void nef_write_error_chunk(const struct nef_api_error *e, struct nef_buf *out)
-{
-    nef_buf_text(out, "data: ");
-    nef_write_error(e, out);
-    nef_buf_text(out, "\n\n");
 }
 
 static const char *reason_of(const struct nef_choice *c, enum nef_finish finish)
@@ -115,18 +57,22 @@ static void head(const struct nef_write *w, bool chunk, struct nef_buf *out)
 
     nef_buf_printf(out, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%llu,\"model\":", w->id, object,
                    (unsigned long long)w->created);
-    json_cstr(out, w->model);
+    nef_json_cstr_write(out, w->model);
     nef_buf_text(out, ",\"system_fingerprint\":");
-    json_cstr(out, w->fingerprint);
+    nef_json_cstr_write(out, w->fingerprint);
 }
 
-static void usage_of(const struct nef_usage *u, struct nef_buf *out)
+static void usage_of(const struct nef_write *w, const struct nef_usage *u, struct nef_buf *out)
 {
     nef_buf_printf(out,
                    "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
-                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
+                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}",
                    (unsigned long long)u->prompt, (unsigned long long)u->completion,
                    (unsigned long long)(u->prompt + u->completion), (unsigned long long)u->cached);
+    if (w->kind == NEF_API_CHAT)
+        nef_buf_printf(out, ",\"completion_tokens_details\":{\"reasoning_tokens\":%llu}",
+                       (unsigned long long)u->reasoning);
+    nef_buf_u8(out, '}');
 }
 
 /* ---- chunks ---- */
@@ -139,14 +85,30 @@ static void chunk_open(struct nef_choice *c)
     nef_buf_text(c->out, c->parser != NULL ? "\"delta\":{" : "\"text\":");
 }
 
-/* ids: those so far go with this chunk. */
+static void logprobs_of(const struct nef_choice *c, struct nef_buf *out)
+{
+    nef_buf_text(out, ",\"logprobs\":");
+    if (c->w->logprobs && (nef_logprobs_any(&c->logprobs) || !c->w->stream))
+        nef_logprobs_write(&c->logprobs, c->w->kind, c->w->tokenizer, out);
+    else
+        nef_buf_text(out, "null");
+}
+
+/* ids: those so far go with this chunk, and their logprobs. */
 static void chunk_close(struct nef_choice *c, const char *reason, bool ids)
 {
     if (c->parser != NULL)
         nef_buf_u8(c->out, '}');
-    nef_buf_text(c->out, ",\"logprobs\":null,\"finish_reason\":");
+    if (ids) {
+        logprobs_of(c, c->out);
+        c->failed |= c->logprobs.tokens.failed || c->logprobs.tops.failed;
+        nef_logprobs_reset(&c->logprobs);
+    } else {
+        nef_buf_text(c->out, ",\"logprobs\":null");
+    }
+    nef_buf_text(c->out, ",\"finish_reason\":");
     if (reason != NULL)
-        json_cstr(c->out, reason);
+        nef_json_cstr_write(c->out, reason);
     else
         nef_buf_text(c->out, "null");
     if (c->w->return_token_ids) {
@@ -176,14 +138,14 @@ static void chunk_close(struct nef_choice *c, const char *reason, bool ids)
 /* The delta that waits. */
 static void flush(struct nef_choice *c, bool ids)
 {
-    struct nef_buf *text = c->reasoning.bytes > 0 ? &c->reasoning : &c->content;
+    struct nef_buf *text = c->reasoning_text.bytes > 0 ? &c->reasoning_text : &c->content;
 
-    NEF_ASSERT(c->w->stream && (c->reasoning.bytes == 0 || c->content.bytes == 0));
+    NEF_ASSERT(c->w->stream && (c->reasoning_text.bytes == 0 || c->content.bytes == 0));
     if (text->bytes == 0)
         return;
     chunk_open(c);
     if (c->parser != NULL)
-        nef_buf_text(c->out, text == &c->reasoning ? "\"reasoning_content\":" : "\"content\":");
+        nef_buf_text(c->out, text == &c->reasoning_text ? "\"reasoning_content\":" : "\"content\":");
     json_buf(c->out, text);
     chunk_close(c, NULL, ids);
     c->failed |= text->failed;
@@ -226,6 +188,7 @@ static void keep_tool(struct nef_choice *c, enum nef_chat_part part, uint32_t in
             return;
         }
         c->calls = grown;
+        c->content_after = false;
         c->calls[c->call_count] = (struct tool_call){.index = index};
         nef_buf_append(&c->calls[c->call_count++].name, text, bytes);
     } else if (c->call_count > 0 && part == NEF_CHAT_TOOL_ARGUMENTS) {
@@ -241,14 +204,15 @@ static void on_part(void *context, enum nef_chat_part part, uint32_t index, cons
 
     switch (part) {
     case NEF_CHAT_CONTENT:
-        if (c->w->stream && c->reasoning.bytes > 0)
+        if (c->w->stream && c->reasoning_text.bytes > 0)
             flush(c, false);
         nef_buf_append(&c->content, text, bytes);
+        c->content_after = true;
         break;
     case NEF_CHAT_REASONING:
         if (c->w->stream && c->content.bytes > 0)
             flush(c, false);
-        nef_buf_append(&c->reasoning, text, bytes);
+        nef_buf_append(&c->reasoning_text, text, bytes);
         break;
     case NEF_CHAT_TOOL_BEGIN:
     case NEF_CHAT_TOOL_ARGUMENTS:
@@ -276,7 +240,7 @@ nef_err nef_choice_open(const struct nef_write *w, uint32_t index, const uint32_
         return NEF_E_NOMEM;
     c->w = w;
     c->index = index;
-    if (w->return_token_ids)
+    if (w->return_token_ids && (w->kind == NEF_API_COMPLETION || index == 0)) /* a chat has one prompt */
         nef_buf_append(&c->prompt_ids, prompt, prompt_count * sizeof(uint32_t));
     if (c->prompt_ids.failed)
         err = NEF_E_NOMEM;
@@ -303,8 +267,9 @@ void nef_choice_close(struct nef_choice *c)
     free(c->calls);
     nef_buf_free(&c->prompt_ids);
     nef_buf_free(&c->ids);
+    nef_logprobs_done(&c->logprobs);
     nef_buf_free(&c->content);
-    nef_buf_free(&c->reasoning);
+    nef_buf_free(&c->reasoning_text);
     free(c);
 }
 
@@ -319,21 +284,48 @@ void nef_choice_begin(struct nef_choice *c, struct nef_buf *out)
     c->out = NULL;
 }
 
-nef_err nef_choice_take(struct nef_choice *c, const char *text, size_t bytes, const uint32_t *ids, uint32_t id_count,
-                        struct nef_buf *out)
+static nef_err failure_of(const struct nef_choice *c)
+{
+    return c->failed || c->ids.failed || c->content.failed || c->reasoning_text.failed || c->logprobs.tokens.failed ||
+                   c->logprobs.tops.failed
+               ? NEF_E_NOMEM
+               : NEF_OK;
+}
+
+/* Ids and logprobs of PIECE wait for the end of its last chunk. */
+static void note_tokens(struct nef_choice *c, const struct nef_piece *piece)
+{
+    uint64_t reasoned = c->parser == NULL ? 0 : nef_chat_parser_reasoned(c->parser);
+    uint32_t count, from = 0;
+    const struct nef_piece_token *tokens = nef_piece_tokens(piece, &count);
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (c->w->return_token_ids && !tokens[i].prompt)
+            nef_buf_append(&c->ids, &tokens[i].id, sizeof(tokens[i].id));
+        c->reasoning += c->taken + from < reasoned;
+        from = tokens[i].end;
+    }
+    if (c->w->logprobs)
+        nef_logprobs_add(&c->logprobs, piece);
+    c->taken += piece->text.bytes;
+}
+
+nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, struct nef_buf *out)
 {
     nef_err err = NEF_OK;
 
+    if (piece->text.failed || piece->tokens.failed || piece->tops.failed)
+        return NEF_E_NOMEM;
     c->out = out;
-    if (c->w->return_token_ids && id_count > 0)
-        nef_buf_append(&c->ids, ids, id_count * sizeof(uint32_t));
-    if (c->parser != NULL)
-        err = bytes > 0 ? nef_chat_parser_take(c->parser, text, bytes) : NEF_OK;
-    else
-        nef_buf_append(&c->content, text, bytes);
+    if (c->parser == NULL)
+        nef_buf_append(&c->content, piece->text.data, piece->text.bytes);
+    else if (piece->text.bytes > 0)
+        err = nef_chat_parser_take(c->parser, (const char *)piece->text.data, piece->text.bytes);
+    if (err == NEF_OK)
+        note_tokens(c, piece);
     if (c->w->stream && err == NEF_OK) {
         flush(c, true);
-        if (c->w->return_token_ids && c->ids.bytes > 0) { /* ids without a text */
+        if (c->ids.bytes > 0 || nef_logprobs_any(&c->logprobs)) { /* of tokens without a delta of their own */
             chunk_open(c);
             if (c->parser == NULL)
                 nef_buf_text(out, "\"\"");
@@ -341,9 +333,23 @@ nef_err nef_choice_take(struct nef_choice *c, const char *text, size_t bytes, co
         }
     }
     c->out = NULL;
-    if (err == NEF_OK && (c->failed || c->ids.failed || c->content.failed || c->reasoning.failed))
-        err = NEF_E_NOMEM;
-    return err;
+    return err == NEF_OK ? failure_of(c) : err;
+}
+
+nef_err nef_choice_echo(struct nef_choice *c, const char *text, size_t bytes, struct nef_buf *out)
+{
+    NEF_ASSERT(c->parser == NULL);
+    c->out = out;
+    nef_buf_append(&c->content, text, bytes);
+    if (c->w->stream)
+        flush(c, true);
+    c->out = NULL;
+    return failure_of(c);
+}
+
+uint32_t nef_choice_reasoning(const struct nef_choice *c)
+{
+    return c->reasoning;
 }
 
 nef_err nef_choice_end(struct nef_choice *c, enum nef_finish finish, struct nef_buf *out)
@@ -362,9 +368,7 @@ nef_err nef_choice_end(struct nef_choice *c, enum nef_finish finish, struct nef_
         chunk_close(c, reason_of(c, finish), true);
     }
     c->out = NULL;
-    if (err == NEF_OK && (c->failed || c->content.failed || c->reasoning.failed))
-        err = NEF_E_NOMEM;
-    return err;
+    return err == NEF_OK ? failure_of(c) : err;
 }
 
 /* ---- the end ---- */
@@ -374,7 +378,7 @@ void nef_write_usage_chunk(const struct nef_write *w, const struct nef_usage *us
     nef_buf_text(out, "data: ");
     head(w, true, out);
     nef_buf_text(out, ",\"choices\":[],");
-    usage_of(usage, out);
+    usage_of(w, usage, out);
     nef_buf_text(out, "}\n\n");
 }
 
@@ -383,22 +387,32 @@ void nef_write_done(struct nef_buf *out)
     nef_buf_text(out, "data: [DONE]\n\n");
 }
 
+/* One that isn't whole turned out malformed, and was content all along; but the last one may be cut off by the limit:
+ * then it is given as far as it came, as OpenAI does. */
+static bool is_call(const struct nef_choice *c, const struct tool_call *call)
+{
+    return call->whole || (c->finish == NEF_FINISH_LENGTH && call == &c->calls[c->call_count - 1] && !c->content_after);
+}
+
 static void write_message(const struct nef_choice *c, struct nef_buf *out)
 {
     uint32_t calls = 0;
 
     nef_buf_text(out, "\"message\":{\"role\":\"assistant\",\"content\":");
-    if (c->content.bytes > 0 || nef_chat_parser_tools(c->parser) == 0)
+    for (uint32_t i = 0; i < c->call_count; i++)
+        calls += is_call(c, &c->calls[i]);
+    if (c->content.bytes > 0 || calls == 0)
         json_buf(out, &c->content);
     else
         nef_buf_text(out, "null");
     nef_buf_text(out, ",\"refusal\":null");
-    if (c->reasoning.bytes > 0) {
+    if (c->reasoning_text.bytes > 0) {
         nef_buf_text(out, ",\"reasoning_content\":");
-        json_buf(out, &c->reasoning);
+        json_buf(out, &c->reasoning_text);
     }
+    calls = 0;
     for (uint32_t i = 0; i < c->call_count; i++) {
-        if (!c->calls[i].whole)
+        if (!is_call(c, &c->calls[i]))
             continue;
         nef_buf_text(out, calls++ == 0 ? ",\"tool_calls\":[" : ",");
         nef_buf_text(out, "{\"id\":");
@@ -427,7 +441,8 @@ void nef_write_whole(const struct nef_write *w, struct nef_choice *const *choice
             nef_buf_text(out, "\"text\":");
             json_buf(out, &c->content);
         }
-        nef_buf_printf(out, ",\"logprobs\":null,\"finish_reason\":\"%s\"", reason_of(c, c->finish));
+        logprobs_of(c, out);
+        nef_buf_printf(out, ",\"finish_reason\":\"%s\"", reason_of(c, c->finish));
         if (w->return_token_ids) {
             nef_buf_text(out, ",\"token_ids\":");
             ids_of(out, &c->ids);
@@ -444,6 +459,6 @@ void nef_write_whole(const struct nef_write *w, struct nef_choice *const *choice
         ids_of(out, &choices[0]->prompt_ids);
         nef_buf_u8(out, ',');
     }
-    usage_of(usage, out);
+    usage_of(w, usage, out);
     nef_buf_u8(out, '}');
 }

@@ -50,8 +50,9 @@ struct nef_chat_parser; /* one answer */
 /* emit: called in order, with what can be told apart so far; how the text was cut never changes what comes. CONTENT
  * and REASONING: a piece of text. TOOL_BEGIN: the function's name. TOOL_ARGUMENTS: a piece of the arguments' JSON text
  * (pieces concatenate to it). TOOL_END: empty; only now is the call whole. A <tool_call> block whose JSON is malformed
- * or cut off is given as CONTENT, verbatim; if that showed only inside the arguments, the call has begun already and
- * gets no TOOL_END: a caller that collects calls drops it. Its index is not used again.
+ * is given as CONTENT, verbatim; if that showed only inside the arguments, the call has begun already and gets no
+ * TOOL_END. One that the text's end cuts off is CONTENT too if it hasn't begun, else it just gets no TOOL_END. An index
+ * is not used again.
  *
  * thinking: the prompt ended inside <think>, or the model may begin with it; then all is reasoning until </think> (as
  * vLLM's qwen3 parser has it), also when <think> itself or </think> is missing. tools: <tool_call> is looked for. */
@@ -65,6 +66,9 @@ NEF_MUST_CHECK nef_err nef_chat_parser_open(bool thinking, bool tools, nef_chat_
 NEF_MUST_CHECK nef_err nef_chat_parser_take(struct nef_chat_parser *p, const char *text, size_t bytes);
 NEF_MUST_CHECK nef_err nef_chat_parser_end(struct nef_chat_parser *p); /* flushes what is held */
 uint32_t nef_chat_parser_tools(const struct nef_chat_parser *p);       /* calls seen whole */
+/* Bytes of the text up to the end of </think>; 0 if the answer doesn't begin with reasoning, UINT64_MAX while it goes
+ * on. */
+uint64_t nef_chat_parser_reasoned(const struct nef_chat_parser *p);
 void nef_chat_parser_close(struct nef_chat_parser *p);
 
 #endif

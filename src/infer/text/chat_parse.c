@@ -41,6 +41,8 @@ struct nef_chat_parser {
     struct nef_buf arguments; /* those that came before the name */
     bool begun;               /* TOOL_BEGIN was emitted */
     uint32_t index, whole;
+    uint64_t seen;     /* bytes taken before this one */
+    uint64_t reasoned; /* as nef_chat_parser_reasoned says */
     /* a piece that is being collected */
     enum nef_chat_part part;
     struct nef_buf piece;
@@ -286,6 +288,7 @@ static void step(struct nef_chat_parser *p, char c)
     case REASONING:
         if (step_text(p, NEF_CHAT_REASONING, think_close, c)) {
             p->newlines = 0;
+            p->reasoned = p->seen + 1;
             p->state = TRAIL;
         }
         break;
@@ -320,6 +323,7 @@ nef_err nef_chat_parser_open(bool thinking, bool tools, nef_chat_emit emit, void
         return NEF_E_NOMEM;
     p->tools = tools;
     p->state = thinking ? START : CONTENT;
+    p->reasoned = thinking ? UINT64_MAX : 0;
     p->emit = emit;
     p->context = context;
     *out_parser = p;
@@ -328,7 +332,7 @@ nef_err nef_chat_parser_open(bool thinking, bool tools, nef_chat_emit emit, void
 
 nef_err nef_chat_parser_take(struct nef_chat_parser *p, const char *text, size_t bytes)
 {
-    for (size_t i = 0; i < bytes && p->err == NEF_OK; i++)
+    for (size_t i = 0; i < bytes && p->err == NEF_OK; i++, p->seen++)
         step(p, text[i]);
     flush(p);
     return p->err;
@@ -339,6 +343,17 @@ static void end_in_call(struct nef_chat_parser *p)
     if (nef_call_whole(&p->call)) { /* only its closing tag is missing */
         p->matched = 0;
         end_call(p);
+        return;
+    }
+    if (p->begun) { /* what there is of it was given, but for what might have been the tag */
+        size_t matched = p->matched;
+
+        p->matched = 0;
+        for (size_t i = 0; i < matched && p->state == CALL; i++)
+            take_call(p, call_close[i]);
+        flush(p);
+        p->index++;
+        p->state = CONTENT;
         return;
     }
     nef_buf_append(&p->block, call_close, p->matched);
@@ -382,6 +397,11 @@ nef_err nef_chat_parser_end(struct nef_chat_parser *p)
 uint32_t nef_chat_parser_tools(const struct nef_chat_parser *p)
 {
     return p->whole;
+}
+
+uint64_t nef_chat_parser_reasoned(const struct nef_chat_parser *p)
+{
+    return p->reasoned;
 }
 
 void nef_chat_parser_close(struct nef_chat_parser *p)

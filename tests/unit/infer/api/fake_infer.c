@@ -4,8 +4,12 @@
  *
  * prints "port N" and serves until SIGTERM, which drains. What a request's prompt has between "say[[" and "]]" is the
  * answer, a token a byte; the prompt may also hold "slow[[MS]]": milliseconds between tokens, "endless[[]]": the answer
- * again and again, "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "salt[[]]": the answer
- * is the salt in hex. Each generation has a thread; there are as many slots as said, and so many requests wait. */
+ * again and again, "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "whose[[]]": the answer
+ * is salt, tenant, weight and priority, "asked[[]]": the answer is what of the request only an engine sees. Each
+ * generation has a thread; there are as many slots as said, and so many requests wait.
+ *
+ * The log probability of a byte b is -b/64; the likeliest others are b + 1, b + 2, ... An embedding is of four numbers:
+ * the prompt's length, its first byte, its last one, and pooling. */
 #include <math.h>
 #include <pthread.h>
 #include <signal.h>
@@ -15,6 +19,8 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/assert.h"
+#include "base/buf.h"
+#include "base/limits.h"
 #include "base/trace.h"
 #include "crypto/crypto.h"
 #include "infer/api/api.h"
@@ -36,6 +42,7 @@ struct nef_generation {
     char *say;
     long slow_ms;
     bool endless, hang, fail;
+    uint32_t first, last;
 };
 
 /* Malloc'd text between NAME[[ and ]], or NULL. */
@@ -62,8 +69,26 @@ static bool is_told(const char *prompt, const char *name)
     return is;
 }
 
+static struct nef_token token_of(const struct nef_generation *n, uint32_t token, uint32_t position,
+                                 struct nef_logprob top[NEF_ENGINE_LOGPROBS_MAX])
+{
+    struct nef_token t = {token, position, NAN, NULL, 0};
+
+    if (n->g.logprobs == 0)
+        return t;
+    t.logprob = -(float)token / 64;
+    t.top = top;
+    t.top_count = n->g.logprobs - 1;
+    for (uint32_t i = 0; i < t.top_count; i++)
+        top[i] = (struct nef_logprob){(token + 1 + i) % TINY_VOCAB, -(float)(token + 1 + i) / 64};
+    return t;
+}
+
 static bool one(struct nef_generation *n, uint32_t token, uint32_t *made, enum nef_finish *finish)
 {
+    struct nef_logprob top[NEF_ENGINE_LOGPROBS_MAX];
+    struct nef_token t = token_of(n, token, n->g.prompt_count - n->g.continued + *made, top);
+
     if (atomic_load(&n->cancelled)) {
         *finish = NEF_FINISH_CANCELLED;
         return false;
@@ -75,23 +100,61 @@ static bool one(struct nef_generation *n, uint32_t token, uint32_t *made, enum n
         return false;
     }
     (*made)++;
-    if (!n->g.token(n->g.context, &(struct nef_token){token, n->g.prompt_count + *made - 1, NAN, NULL, 0})) {
+    if (!n->g.token(n->g.context, &t)) {
         *finish = NEF_FINISH_STOP;
         return false;
     }
     return true;
 }
 
+static void embed(struct nef_generation *n)
+{
+    const float values[4] = {(float)n->g.prompt_count, (float)n->first, (float)n->last, (float)n->g.pooling};
+
+    while (n->hang && !atomic_load(&n->cancelled))
+        (void)usleep(1000);
+    if (n->hang || n->fail) {
+        n->g.finished(n->g.context, n->hang ? NEF_FINISH_CANCELLED : NEF_FINISH_ERROR, n->hang ? NEF_OK : NEF_E_CORRUPT,
+                      0);
+        return;
+    }
+    n->g.embedding(n->g.context, values, 4);
+    n->g.finished(n->g.context, NEF_FINISH_STOP, NEF_OK, 0);
+}
+
+static void tell_prompt(struct nef_generation *n)
+{
+    struct nef_logprob top[NEF_ENGINE_LOGPROBS_MAX];
+
+    for (uint32_t i = 0; i < n->g.prompt_count - n->g.continued; i++) {
+        struct nef_token t = token_of(n, (uint8_t)n->prompt[i], i, top);
+
+        if (i == 0) {
+            t.logprob = NAN;
+            t.top_count = 0;
+        }
+        n->g.prompt_token(n->g.context, &t);
+    }
+}
+
 static void speak(struct nef_generation *n)
 {
     enum nef_finish finish = NEF_FINISH_STOP;
-    uint32_t made = 0;
+    uint32_t made = n->g.continued, skip = made;
 
+    if (n->g.embedding != NULL) {
+        embed(n);
+        return;
+    }
+    if (n->g.prompt_logprobs)
+        tell_prompt(n);
     while (n->hang && !atomic_load(&n->cancelled))
         (void)usleep(1000);
     do {
         for (const char *c = n->say; *c != '\0'; c++)
-            if (!one(n, (uint8_t)*c, &made, &finish))
+            if (skip > 0)
+                skip--;
+            else if (!one(n, (uint8_t)*c, &made, &finish))
                 goto out;
     } while (n->endless && n->say[0] != '\0');
     if (made == n->g.tokens_max)
@@ -125,6 +188,41 @@ static void *run(void *context)
     return NULL;
 }
 
+static void tell_whose(struct nef_generation *n)
+{
+    struct nef_buf text = {0};
+
+    for (int i = 0; i < 32; i++)
+        nef_buf_printf(&text, "%02x", n->g.salt[i]);
+    nef_buf_printf(&text, " %llx %u %u", (unsigned long long)n->g.tenant, n->g.weight, n->g.priority);
+    free(n->say);
+    n->say = strdup(nef_buf_cstr(&text));
+    nef_buf_free(&text);
+}
+
+static void tell_asked(struct nef_generation *n)
+{
+    const struct nef_sampling *s = &n->g.sampling;
+    struct nef_buf text = {0};
+
+    nef_buf_printf(&text, "seed=%llu presence=%g frequency=%g repetition=%g bias=", (unsigned long long)s->seed,
+                   (double)s->presence_penalty, (double)s->frequency_penalty, (double)s->repetition_penalty);
+    for (uint32_t i = 0; i < n->g.bias_count; i++)
+        nef_buf_printf(&text, "%u:%g,", n->g.bias[i].token, (double)n->g.bias[i].bias);
+    nef_buf_printf(&text, " grammar=%d budget=%u/%u", n->g.grammar != NULL, n->g.thinking_max, n->g.budget_count);
+    free(n->say);
+    n->say = strdup(nef_buf_cstr(&text));
+    nef_buf_free(&text);
+}
+
+void nef_engine_stats(struct nef_engine *e, struct nef_engine_stats *out_stats)
+{
+    (void)pthread_mutex_lock(&e->lock);
+    *out_stats = (struct nef_engine_stats){
+        .running = e->running, .waiting = e->admitted - e->running, .slots = e->slots, .requests = 7};
+    (void)pthread_mutex_unlock(&e->lock);
+}
+
 nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *g, struct nef_generation **out_generation)
 {
     struct nef_generation *n;
@@ -154,12 +252,12 @@ nef_err nef_engine_generate(struct nef_engine *e, const struct nef_generate *g, 
     n->endless = is_told(n->prompt, "endless");
     n->hang = is_told(n->prompt, "hang");
     n->fail = is_told(n->prompt, "fail");
-    if (is_told(n->prompt, "salt")) {
-        free(n->say);
-        n->say = calloc(1, 65);
-        for (int i = 0; i < 32; i++)
-            (void)snprintf(n->say + 2 * i, 3, "%02x", g->salt[i]);
-    }
+    if (is_told(n->prompt, "whose"))
+        tell_whose(n);
+    if (is_told(n->prompt, "asked"))
+        tell_asked(n);
+    n->first = g->prompt[0];
+    n->last = g->prompt[g->prompt_count - 1];
     atomic_init(&n->refs, 2);
     NEF_ASSERT(pthread_create(&thread, NULL, run, n) == 0 && pthread_detach(thread) == 0);
     *out_generation = n;
@@ -188,10 +286,12 @@ int main(int argc, char **argv)
         .engine = &engine,
         .alias = "fake",
         .context = CONTEXT,
-        .sampling = {.temperature = 0.6f, .top_k = 20, .top_p = 0.95f},
+        .sampling = {.temperature = 0.6f, .top_k = 20, .top_p = 0.95f, .repetition_penalty = 1},
         .vocab = TINY_VOCAB,
+        .pooling = NEF_POOLING_LAST,
+        .embedding_end = TINY_ENDOFTEXT,
         .context_trained = CONTEXT,
-        .embedding = 64,
+        .embedding = 4,
         .kernels = "scalar",
         .kv_type = "bf16",
     };

@@ -118,9 +118,14 @@ static void say(struct nef_choice *c, const char *text, size_t step, enum nef_fi
 
     nef_choice_begin(c, out);
     for (size_t at = 0; at < bytes; at += step) {
-        uint32_t id = (uint32_t)at;
+        struct nef_piece piece = {.text = {0}};
+        const struct nef_piece_token token = {
+            .id = (uint32_t)(uint8_t)text[at], .end = (uint32_t)NEF_MIN(step, bytes - at), .logprob = -1};
 
-        assert_int_equal(nef_choice_take(c, text + at, NEF_MIN(step, bytes - at), &id, 1, out), NEF_OK);
+        nef_buf_append(&piece.text, text + at, token.end);
+        nef_buf_append(&piece.tokens, &token, sizeof(token));
+        assert_int_equal(nef_choice_take(c, &piece, out), NEF_OK);
+        nef_piece_free(&piece);
     }
     assert_int_equal(nef_choice_end(c, finish, out), NEF_OK);
 }

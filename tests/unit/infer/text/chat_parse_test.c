@@ -189,7 +189,8 @@ static void malformed_calls_are_content(void **state)
           "c(<tool_call>x</too</tool_call>)[0 f {}]1");
 }
 
-/* What was wrong showed when the call had begun: it stays unfinished, and its text follows. */
+/* What was wrong showed when the call had begun: it stays unfinished, and its text follows; one that is only cut off has
+ * said everything. */
 static void calls_that_break_are_unfinished(void **state)
 {
     (void)state;
@@ -197,7 +198,9 @@ static void calls_that_break_are_unfinished(void **state)
           "oh}}</tool_call>\n<tool_call>{\"name\":\"g\",\"arguments\":{}}</tool_call>",
           false, true, "[0 f {\"a\": c(<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": oh}}</tool_call>)[1 g {}]1");
     check("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x", false, true,
-          "[0 f {\"a\": \"xc(<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x)0");
+          "[0 f {\"a\": \"x0");
+    check("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"x</tool", false, true,
+          "[0 f {\"a\": \"x</tool0");
     check("<tool_call>{\"name\": \"f\", \"arguments\": {}, \"name\": \"g\"}</tool_call>", false, true,
           "[0 f {}c(<tool_call>{\"name\": \"f\", \"arguments\": {}, \"name\": \"g\"}</tool_call>)0");
     check("<tool_call>{\"name\": \"f\", \"arguments\": {}} x</tool_call>", false, true,
