@@ -3,7 +3,7 @@
 #   make build    the program, build/nef               make test    what decides whether a change may land
 #   make run      a region on this machine, in ./run    make bench   speed and recovery, beside peers
 #   make stop     stops it                              make soak    the long checks
-#   make install  program, units, templates             make fuzz    every fuzz target, FUZZ_SECONDS each
+#   make install  program, units, runbooks              make fuzz    every fuzz target, FUZZ_SECONDS each
 #
 # Debian packages come from packages/*.txt and are installed only when missing; PACKAGES=skip leaves
 # the machine alone.
@@ -126,6 +126,7 @@ install: build
 	sed 's|/usr/local/bin|$(PREFIX)/bin|' deploy/nef-witness.service > $(DESTDIR)/etc/systemd/system/nef-witness.service
 	install -m 644 deploy/etcd.service.d/nef.conf $(DESTDIR)/etc/systemd/system/etcd.service.d/nef.conf
 	install -D -m 644 deploy/sysusers.d/nef.conf $(DESTDIR)/usr/lib/sysusers.d/nef.conf
+	install -D -m 644 docs/operations.md $(DESTDIR)/usr/share/doc/nef/operations.md
 
 clean:
 	rm -rf $(BUILD) build-asan build-clang build-tsan build-fuzz build-mutation build-boto3 build-infer

@@ -64,13 +64,15 @@ static nef_err tree_path(struct init *in, uint32_t place, const char *path, char
 
 static nef_err make_directory(struct init *in, uint32_t place, const char *path)
 {
+    mode_t mode = strstr(path, "nef") != NULL || place == NEF_PLAN_PLACES ? 0700 : 0755;
     char full[NEF_PATH_MAX];
     nef_err err = tree_path(in, place, path, full);
 
     if (err != NEF_OK)
         return err;
-    /* etc and etc/default are the host's: as open as there. Ours are closed. */
-    if (mkdir(full, strstr(path, "nef") != NULL || place == NEF_PLAN_PLACES ? 0700 : 0755) != 0)
+    /* etc and etc/default are the host's: as open as there, whatever the operator's umask is, since a copy of the
+     * tree onto the host's root sets their modes. Ours are closed. */
+    if (mkdir(full, mode) != 0 || chmod(full, mode) != 0)
         return fail(in, NEF_E_IO, "can't make %s: %s", full, strerror(errno));
     return NEF_OK;
 }
@@ -377,10 +379,10 @@ static void explain(const struct init *in)
         printf("  %s%s\n    rsync -a --chown=root:root %s/%s%s/ root@%s:/\n",
                zone ? "zone " : "witness", zone ? plan->places[i].name : "", in->out,
                zone ? "zone-" : "witness", zone ? plan->places[i].name : "", plan->places[i].host);
-        printf("    ssh root@%s 'chown -R nef: /etc/nef; chown -R etcd: /etc/nef-etcd; systemctl "
-               "enable --now "
-               "etcd nef-%s%s'\n",
-               plan->places[i].host, zone ? "zone" : "witness", zone ? " haproxy" : "");
+        /* --no-block: a member is ready when it has a majority. haproxy runs already, as Debian's package starts it. */
+        printf("    ssh root@%s 'chown -R nef: /etc/nef; chown -R etcd: /etc/nef-etcd; systemctl daemon-reload; "
+               "systemctl enable etcd nef-%s; systemctl --no-block restart etcd nef-%s%s'\n",
+               plan->places[i].host, zone ? "zone" : "witness", zone ? "zone" : "witness", zone ? " haproxy" : "");
     }
     printf("\n%s/operator holds the CA's key, the customer's key and the first user: keep it off "
            "the hosts, and "

@@ -102,7 +102,7 @@ static void print_steps(void)
                 "\n"
                 "    systemctl stop etcd\n"
                 "    set -a; . /etc/default/etcd; set +a\n"
-                "    sudo -u etcd nef etcd-alone --data-dir \"$ETCD_DATA_DIR\" --name \"$ETCD_NAME\" \\\n"
+                "    runuser -u etcd -- nef etcd-alone --data-dir \"$ETCD_DATA_DIR\" --name \"$ETCD_NAME\" \\\n"
                 "        --peer-url \"$ETCD_INITIAL_ADVERTISE_PEER_URLS\" --aside \"$ETCD_DATA_DIR.overridden-1\"\n"
                 "    systemctl start etcd\n"
                 "\n"

@@ -30,6 +30,7 @@ class S3:
     def __init__(self, endpoint, access_key, secret_key, region, timeout=10, ca=None):
         u = urllib.parse.urlparse(endpoint)
         self.scheme, self.host, self.port = u.scheme, u.hostname, u.port
+        self.authority = u.netloc.removesuffix(":443" if u.scheme == "https" else ":80")  # as http.client sends it
         self.access_key, self.secret_key, self.region = access_key, secret_key, region
         self.timeout, self.ca = timeout, ca
         self.connection = None
@@ -63,7 +64,7 @@ class S3:
         path and query as they go on the wire."""
         stamp, day = self._now()
         signed = {k.lower(): str(v) for k, v in headers.items()}
-        signed["host"] = f"{self.host}:{self.port}"
+        signed["host"] = self.authority
         signed["x-amz-date"] = stamp
         signed["x-amz-content-sha256"] = payload
         names = ";".join(sorted(signed))
@@ -86,10 +87,10 @@ class S3:
              "X-Amz-Date": stamp, "X-Amz-Expires": str(expires), "X-Amz-SignedHeaders": "host"}
         q.update(query or {})
         text = "&".join(f"{quote(k)}={quote(v)}" for k, v in sorted(q.items()))
-        canonical = "\n".join([method, path, text, f"host:{self.host}:{self.port}\n", "host", UNSIGNED])
+        canonical = "\n".join([method, path, text, f"host:{self.authority}\n", "host", UNSIGNED])
         signature = self._signature(day, "\n".join(
             ["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()]))
-        return f"{self.scheme}://{self.host}:{self.port}{path}?{text}&X-Amz-Signature={signature}"
+        return f"{self.scheme}://{self.authority}{path}?{text}&X-Amz-Signature={signature}"
 
     # ---- requests ----
 
