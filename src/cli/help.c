@@ -102,12 +102,15 @@ const struct nef_command nef_commands[] = {
      "\n"
      "  nef zone-stop --dir ./run a --kill\n"},
     {"zone-start", "bring a zone back", nef_cmd_zone_start,
-     "nef zone-start --dir DIR ZONE\n"
+     "nef zone-start --dir DIR ZONE [--wait]\n"
      "\n"
-     "Starts what nef zone-stop stopped, and lets go on what it paused. Returns at once; the zone catches up\n"
-     "while clients go on, which nef status shows.\n"
+     "Starts what nef zone-stop stopped, and lets go on what it paused. The zone catches up while clients go on,\n"
+     "which nef status shows. Until it is in sync again the other zone is the only one that has everything: with that\n"
+     "one gone, too, the region stops until it is back.\n"
      "\n"
-     "  nef zone-start --dir ./run a\n"},
+     "  --wait   return when the zone is in sync (status 1 after a minute without progress), not at once\n"
+     "\n"
+     "  nef zone-start --dir ./run a --wait\n"},
     {"zone-recover", "go on with one zone when zone and witness are lost", nef_cmd_zone_recover,
      "nef zone-recover --accept-loss --dir DIR [ZONE] | --endpoint URL\n"
      "\n"

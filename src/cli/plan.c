@@ -1,14 +1,14 @@
 /* Configuration from a plan. What is decided here, and why:
  *
- *  etcd     heartbeat 100 ms and election 1000 ms (design section 10): leadership is kept at the
- * witness by the witness process, so that the loss of a zone costs no election at all; pre-vote, so
- * that a member that was paused comes back as a follower instead of forcing an election; client
- * certificates both ways; the database is a few KiB, so a small quota and short snapshots; never
- *           --unsafe-no-fsync: invariant R2 rests on etcd's word being durable.
- *  HAProxy  tells a dead zone by failed connections (redispatched at once: `option redispatch 1`)
- * and by checks of /health/ready every 100 ms. A request that a zone may have received is never
- * sent again, unless it is a GET or HEAD that got no byte of an answer. zones    the first one is
- * preferred, and the only one that may create the region's record. */
+ *  etcd     heartbeat 100 ms and election 1000 ms (design section 10): leadership is kept at the witness by the witness
+ *           process, so that the loss of a zone costs no election at all; pre-vote, so that a member that was paused
+ *           comes back as a follower instead of forcing an election; client certificates both ways; the database is a
+ *           few KiB, so a small quota and short snapshots; never --unsafe-no-fsync: invariant R2 rests on etcd's word
+ *           being durable.
+ *  HAProxy  tells a dead zone by failed connections (redispatched at once: `option redispatch 1`) and by checks of
+ *           /health/ready every 100 ms. A request that a zone may have received is never sent again, unless it is a
+ *           GET or HEAD that got no byte of an answer.
+ *  zones    the first one is preferred, and the only one that may create the region's record. */
 #include "cli/plan.h"
 #include <ctype.h>
 #include <stdarg.h>
@@ -188,6 +188,15 @@ nef_err nef_plan_etcd_env(const struct nef_plan *plan, uint32_t place, struct ne
 
 /* ---- HAProxy ---- */
 
+static const struct {
+    unsigned status;
+    const char *why;
+} own_answers[] = {
+    {502, "The zone that had this request was lost."},
+    {503, "No zone of the region can serve now."},
+    {504, "The zone that had this request gave no answer."},
+};
+
 nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char *ca,
                          struct nef_buf *out)
 {
@@ -232,8 +241,14 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
              "    # the first request of a client never goes over a connection that may just have "
              "been closed\n"
              "    http-reuse safe\n"
-             "\n"
-             "frontend s3\n");
+             "    # what the front itself answers while no zone can: S3's form, which clients parse\n");
+    for (size_t i = 0; i < NEF_COUNT(own_answers); i++)
+        nef_buf_printf(out,
+                       "    http-error status %u content-type application/xml hdr Retry-After 1 string '<?xml "
+                       "version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>ServiceUnavailable</Code><Message>%s "
+                       "Please try again.</Message></Error>'\n",
+                       own_answers[i].status, own_answers[i].why);
+    nef_buf_text(out, "\nfrontend s3\n");
     nef_buf_printf(out, "    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
                    plan->front.bind, close_bracket(plan->front.bind), plan->front.port,
                    plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);

@@ -14,7 +14,7 @@ import urllib.request
 import pytest
 from lib.load import Load
 from lib.region import NEF, Region, free_port_base, wait_for
-from lib.s3raw import S3
+from lib.s3raw import S3, error_code
 
 NAMES = ["etcd-a", "etcd-b", "etcd-w", "front", "witness", "zone-a", "zone-b"]
 COMMANDS = ["up", "down", "status", "user", "zone-stop", "zone-start", "zone-recover", "fsck", "init", "zone",
@@ -218,6 +218,9 @@ def test_metrics(own):
                 continue  # of peers that are connected; zone a's is checked
             assert re.search(rf"^{name}[ {{]", text, re.M), name
     text = fetch(own.zone("a")["admin"] + "/metrics", own.json["admin_token"])[2]
+    for name in ("nef_peer_up", "nef_peer_in_sync", "nef_catch_up_left_bytes", "nef_catch_up_blocked",
+                 "nef_replication_lag_bytes"):
+        assert re.search(rf'^{name}{{peer="b"}} \d', text, re.M), name
     assert re.search(r'^nef_requests_total\{operation="PutObject",code="200"\} [1-9]', text, re.M)
     assert re.search(r'^nef_requests_total\{operation="GetObject",code="404"\} [1-9]', text, re.M)
 
@@ -259,6 +262,39 @@ def test_zone_stop_and_start(own):
         own.wait_durability("2/2", 40)
     assert set(states(own).values()) == {"running"}
     assert own.nef("zone-stop", "--dir", own.directory, "x", check=False).returncode != 0
+
+
+def test_zone_start_waits_until_the_zone_counts(own):
+    """--wait returns when the other zone can be taken away; the tour in README.md does just that."""
+    own.wait_durability()
+    s3 = S3.of(own)
+    assert s3.request("PUT", "/waits")[0] in (200, 409)
+    own.stop_zone("b", "--kill")
+    for n in range(20):
+        wait_for(lambda: s3.request("PUT", f"/waits/{n}", body=b"x" * 1000000)[0] == 200, 15)
+    r = own.nef("zone-start", "--dir", own.directory, "b", "--wait")
+    assert r.stdout.endswith("b is in sync\n")
+    assert own.durability() == "2/2"
+    own.stop_zone("a", "--kill")
+    wait_for(lambda: S3.of(own, "b").request("GET", "/waits/19")[0] == 200, 10)
+    assert own.nef("zone-start", "--dir", own.directory, "a", "--wait").returncode == 0
+    own.wait_durability()
+
+
+def test_the_front_answers_in_s3s_form(own):
+    """Also what it says itself, with no zone behind it."""
+    for zone in "ab":
+        own.stop_zone(zone, "--kill")
+
+    def refused():
+        status, headers, body = S3.of(own).request("GET", "/")
+        return status == 503 and headers["content-type"] == "application/xml" and \
+            error_code(body) == "ServiceUnavailable" and headers["retry-after"] == "1"
+    wait_for(refused, 5)
+    for zone in "ab":
+        own.start_zone(zone)
+    own.wait_durability("2/2", 40)
+    wait_for(lambda: S3.of(own).request("GET", "/")[0] == 200, 5)
 
 
 def test_up_after_everything_was_killed(own):
