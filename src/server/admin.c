@@ -155,7 +155,7 @@ static void tell_time(struct admin_call *c)
 static void metrics(struct admin_call *c)
 {
     struct nef_admin *admin = c->admin;
-    struct nef_metrics_now now = {.zone = admin->options.config->zone};
+    struct nef_metrics_now now = {.config = admin->options.config};
     struct nef_buf out = {0};
 
     (void)pthread_rwlock_rdlock(&admin->s3_lock);

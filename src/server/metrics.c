@@ -10,6 +10,7 @@
 #include <string.h>
 #include "base/assert.h"
 #include "io/clock.h"
+#include "server/config.h"
 #include "server/runtime.h"
 
 /* Statuses with a counter of their own; the last takes all others. 0: no answer. */
@@ -156,7 +157,8 @@ static void requests(struct nef_metrics *m, struct nef_buf *out)
     counter(out, "nef_response_body_bytes", "Bytes of answers' bodies.", get(&m->bytes_out));
 }
 
-static void cells(struct nef_runtime *rt, const struct nef_runtime_stats *st, struct nef_buf *out)
+static void cells(struct nef_runtime *rt, const struct nef_runtime_stats *st,
+                  const struct nef_zone_config *config, struct nef_buf *out)
 {
     uint32_t count = st->repl.group.cell_count;
     struct nef_store_cell_stats store;
@@ -177,7 +179,7 @@ static void cells(struct nef_runtime *rt, const struct nef_runtime_stats *st, st
              st->applied[c]);
 #undef PER_CELL
     family(out, "nef_replication_lag_bytes", "gauge", "Log that a zone hasn't acknowledged yet.");
-    for (uint32_t p = 0; p < NEF_PEER_MAX; p++) {
+    for (uint32_t p = 0; p < config->peer_count && p < NEF_PEER_MAX; p++) {
         uint64_t lag = 0;
 
         if (!st->repl.peers[p].up)
@@ -185,7 +187,8 @@ static void cells(struct nef_runtime *rt, const struct nef_runtime_stats *st, st
         for (uint32_t c = 0; c < count; c++)
             if (st->repl.cells[c].end > st->repl.peers[p].durable[c])
                 lag += st->repl.cells[c].end - st->repl.peers[p].durable[c];
-        nef_buf_printf(out, "nef_replication_lag_bytes{peer=\"%u\"} %" PRIu64 "\n", p, lag);
+        nef_buf_printf(out, "nef_replication_lag_bytes{peer=\"%s\"} %" PRIu64 "\n", config->peers[p].zone,
+                       lag);
     }
     family(out, "nef_objects", "gauge", "Objects, by cell.");
     for (uint32_t c = 0; c < count; c++) {
@@ -204,26 +207,22 @@ static void cells(struct nef_runtime *rt, const struct nef_runtime_stats *st, st
     }
 }
 
-static void peers(const struct nef_runtime_stats *st, struct nef_buf *out)
+/* The core knows a peer by its number, which is its place in the configuration; operators know it by its name. */
+static void peers(const struct nef_runtime_stats *st, const struct nef_zone_config *config, struct nef_buf *out)
 {
-    family(out, "nef_peer_up", "gauge", "1 if the link to that zone is connected.");
-    for (uint32_t p = 0; p + 1 < st->zones_configured && p < NEF_PEER_MAX; p++)
-        nef_buf_printf(out, "nef_peer_up{peer=\"%u\"} %d\n", p, st->repl.peers[p].up);
-    family(out, "nef_peer_in_sync", "gauge", "1 if that zone is in sync.");
-    for (uint32_t p = 0; p + 1 < st->zones_configured && p < NEF_PEER_MAX; p++)
-        nef_buf_printf(out, "nef_peer_in_sync{peer=\"%u\"} %d\n", p, st->repl.peers[p].in_sync);
-    family(out, "nef_catch_up_left_bytes", "gauge", "What a returning zone still lacks.");
-    for (uint32_t p = 0; p + 1 < st->zones_configured && p < NEF_PEER_MAX; p++)
-        nef_buf_printf(out, "nef_catch_up_left_bytes{peer=\"%u\"} %" PRIu64 "\n", p,
-                       st->repl.peers[p].bytes_left);
-}
-
-static void blocked(const struct nef_runtime_stats *st, struct nef_buf *out)
-{
-    family(out, "nef_catch_up_blocked", "gauge",
-           "1 if that zone needs a record that can't be read here, and no zone has.");
-    for (uint32_t p = 0; p + 1 < st->zones_configured && p < NEF_PEER_MAX; p++)
-        nef_buf_printf(out, "nef_catch_up_blocked{peer=\"%u\"} %d\n", p, st->repl.peers[p].blocked);
+#define PER_PEER(name, help, value)                                                                \
+    do {                                                                                           \
+        family(out, name, "gauge", help);                                                          \
+        for (uint32_t p = 0; p < config->peer_count && p < NEF_PEER_MAX; p++)                      \
+            nef_buf_printf(out, "%s{peer=\"%s\"} %" PRIu64 "\n", name, config->peers[p].zone,      \
+                           (uint64_t)(value));                                                     \
+    } while (0)
+    PER_PEER("nef_peer_up", "1 if the link to that zone is connected.", st->repl.peers[p].up);
+    PER_PEER("nef_peer_in_sync", "1 if that zone is in sync.", st->repl.peers[p].in_sync);
+    PER_PEER("nef_catch_up_left_bytes", "What a returning zone still lacks.", st->repl.peers[p].bytes_left);
+    PER_PEER("nef_catch_up_blocked", "1 if that zone needs a record that can't be read here, and no zone has.",
+             st->repl.peers[p].blocked);
+#undef PER_PEER
 }
 
 static void sync_times(const struct nef_runtime_stats *st, struct nef_buf *out)
@@ -261,7 +260,7 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
     nef_runtime_stats(rt, st);
     nef_runtime_durability(rt, &have, &of);
     family(out, "nef_build", "info", "What runs here.");
-    nef_buf_printf(out, "nef_build_info{version=\"%s\",zone=\"%s\"} 1\n", NEF_VERSION, now->zone);
+    nef_buf_printf(out, "nef_build_info{version=\"%s\",zone=\"%s\"} 1\n", NEF_VERSION, now->config->zone);
     requests(m, out);
     gauge(out, "nef_connections", "Client connections of the S3 listener.", now->connections);
     gauge(out, "nef_worker_queue", "Requests that wait for a worker thread.", now->worker_queue);
@@ -271,9 +270,8 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
     gauge(out, "nef_durability_zones", "Zones that hold what is acknowledged now.", have);
     gauge(out, "nef_durability_zones_wanted", "Zones of the region.", of);
     counter(out, "nef_failovers", "Epochs this process has taken.", st->failovers);
-    cells(rt, st, out);
-    peers(st, out);
-    blocked(st, out);
+    cells(rt, st, now->config, out);
+    peers(st, now->config, out);
     sync_times(st, out);
     gauge(out, "nef_disk_free_bytes", "Free on the data directory's file system.", st->free_bytes);
     gauge(out, "nef_disk_total_bytes", "Its size.", st->total_bytes);

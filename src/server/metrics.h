@@ -12,6 +12,7 @@
 
 struct nef_metrics;
 struct nef_runtime;
+struct nef_zone_config;
 
 /* operations: names, static texts, count of them; an operation is its index. NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_metrics_new(const char *const *operations, uint32_t count,
@@ -25,7 +26,7 @@ void nef_metrics_end(struct nef_metrics *m, uint32_t operation, unsigned status,
 
 /* What http knows at the moment of reading. */
 struct nef_metrics_now {
-    const char *zone;
+    const struct nef_zone_config *config; /* names of zones */
     uint32_t connections;
     uint32_t worker_queue;
 };
