@@ -98,6 +98,8 @@
 #define NEF_ENGINE_BUDGET_MAX 1024u            /* tokens that end a model's thinking */
 #define NEF_ENGINE_LOGPROBS_MAX 20u            /* most likely tokens told beside one; as OpenAI */
 #define NEF_ENGINE_WEIGHT_MAX 1000u            /* of a tenant: shares of a thousandth are the finest */
+#define NEF_ENGINE_PRIORITY_MAX 100u
+#define NEF_ENGINE_IDLE_TENANTS_MAX 4096u      /* whose counters are kept after their last request: 80 bytes each */
 
 /* inference: the tokenizer of a model file (Qwen: 151,936 tokens, 151,387 merges, 1.2 MB, 256 bytes the longest) and chats */
 #define NEF_VOCAB_MAX         (1u << 20)

@@ -77,7 +77,8 @@ struct nef_generate {
      * whatever number of requests it has (share.h). The weight is that of the tenant's latest request. */
     uint64_t tenant;
     uint32_t weight;
-    uint32_t priority; /* 0 normal; a higher one is admitted first, and takes the slot of a lower one */
+    /* 0 normal; a higher one (up to NEF_ENGINE_PRIORITY_MAX) is admitted first, and takes the slot of a lower one */
+    uint32_t priority;
 
     /* Callbacks are made in the engine's thread, quick and without blocking. */
 

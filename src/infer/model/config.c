@@ -143,6 +143,9 @@ static void read_shape(struct reader *r, struct nef_model_config *c)
              c->head_dim);
     if (window > 0 && window < c->context)
         fail(r, NEF_E_UNSUPPORTED, "%s.attention.sliding_window is %u: windows aren't supported", r->arch, window);
+    c->pooling_type = integer(r, "pooling_type", 0, 4, 0);
+    if (c->pooling_type == 4)
+        fail(r, NEF_E_UNSUPPORTED, "%s.pooling_type is 4: ranking models aren't supported", r->arch);
     c->rms_eps = (float)number(r, "attention.layer_norm_rms_epsilon", 1e-12, 1e-1, NAN);
 }
 

@@ -6,7 +6,7 @@
  *       q, k = norm and rotation of each head (qwen3: norm);  k, v into the cache
  *       x += attention(q, cache)·Wo
  *       h = norm(x);  x += (silu(h·Wgate) × h·Wup)·Wdown
- *   logits = norm(x)·Wout, of the rows that want them
+ *   logits = norm(x)·Wout, of the rows that want them; norm(x), of the rows that want it
  *
  * Each line is one or two jobs of the pool. What is elementwise is done by the thread that has just computed those
  * outputs (biases, SiLU, residual), so a decode step of one row has five jobs a layer; between them the caller alone
@@ -275,7 +275,7 @@ static void attention_block(struct nef_model *model, uint32_t layer, bool last)
     prepare(model, f->x, NULL, f->count, l->attn_norm, qkv, 3, &act);
     linear(model, &act, qkv_out, 3, ADD_BIAS);
     nef_attention_store(model, layer);
-    if (last && f->wanted_count == 0)
+    if (last && f->wanted_count + f->hidden_count == 0)
         return; /* all that was wanted of this batch is in the cache now */
     nef_attention_run(model, layer);
     prepare(model, f->attended, NULL, f->count, NULL, o, 1, &act);
@@ -297,6 +297,25 @@ static void ffn_block(struct nef_model *model, uint32_t layer)
     linear(model, &act, &down_out, 1, ADD_TO_X);
 }
 
+/* The wanted rows of x, normed, into y, which nothing needs any more. */
+static void hidden_part(void *context, uint32_t part, void *scratch)
+{
+    const struct rows_job *job = context;
+    struct nef_model *model = job->model;
+    struct nef_forward *f = model->forward;
+    uint32_t width = model->config.embedding, to = NEF_MIN(job->rows, (part + 1) * job->part_rows);
+
+    (void)scratch;
+    for (uint32_t i = part * job->part_rows; i < to; i++)
+        model->kernels->rms_norm(width, f->x + (size_t)f->hidden[i] * width, model->output_norm,
+                                 model->config.rms_eps, f->y + (size_t)i * width);
+}
+
+const float *nef_model_hidden(const struct nef_model *model)
+{
+    return model->forward->y;
+}
+
 nef_err nef_model_forward(struct nef_model *model, const struct nef_row *rows, uint32_t count, float *out_logits)
 {
     struct nef_forward *f = model->forward;
@@ -313,19 +332,26 @@ nef_err nef_model_forward(struct nef_model *model, const struct nef_row *rows, u
     err = nef_attention_plan(model);
     if (err != NEF_OK)
         return err;
-    f->wanted_count = 0;
-    for (uint32_t i = 0; i < count; i++)
+    f->wanted_count = f->hidden_count = 0;
+    for (uint32_t i = 0; i < count; i++) {
         if (rows[i].logits)
             f->wanted[f->wanted_count++] = i;
+        if (rows[i].hidden)
+            f->hidden[f->hidden_count++] = i;
+    }
     run_rows(&embed, model->config.embedding, embed_part);
     for (uint32_t layer = 0; layer < model->config.layers; layer++) {
         bool last = layer + 1 == model->config.layers;
 
         attention_block(model, layer, last);
-        if (last && f->wanted_count == 0)
+        if (last && f->wanted_count + f->hidden_count == 0)
             return NEF_OK;
         ffn_block(model, layer);
     }
+    if (f->hidden_count > 0)
+        run_rows(&(struct rows_job){.model = model, .rows = f->hidden_count}, model->config.embedding, hidden_part);
+    if (f->wanted_count == 0)
+        return NEF_OK;
     prepare(model, f->x, f->wanted, f->wanted_count, model->output_norm, output, 1, &act);
     linear(model, &act, &logits, 1, NOTHING);
     return NEF_OK;

@@ -54,6 +54,8 @@ struct nef_forward {
     uint32_t splits[NEF_BATCH_ROWS_MAX]; /* blocks that are split */
     uint32_t wanted[NEF_BATCH_ROWS_MAX];
     uint32_t wanted_count;
+    uint32_t hidden[NEF_BATCH_ROWS_MAX];
+    uint32_t hidden_count;
 };
 
 /* ---- attention.c ---- */

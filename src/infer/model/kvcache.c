@@ -2,12 +2,14 @@
  *
  * A page is always in exactly one of these states:
  *
- *   CLEAN     never handed out: zero from the system, costs no memory yet
- *   DIRTY     free, but holds old bytes: zeroed when it is handed out
+ *   CLEAN     never handed out, or given back to the system: zero when it is touched, costs no memory till then
+ *   DIRTY     free, but holds old bytes, since the system didn't take it: zeroed when it is handed out
  *   HELD      refs > 0 sequences hold it; findable (known, in a bucket's chain) once it is full
  *   KEPT      nobody holds it, findable; in the list, whose head is evicted first
  *
- * Clean pages go first, then dirty ones, then kept ones: a prefix is forgotten only when the room is needed.
+ * Clean pages go first, then dirty ones, then kept ones: a prefix is forgotten only when the room is needed. A page whose
+ * content can't be found again (the last one of a sequence, which isn't full) is given back: it must be zero when it is
+ * used again anyway, the system's zeroing costs no more, and it is done by the threads that compute.
  *
  * The name of a full page is SHA-256(name of the page before it, its 64 tokens), and that of the page before the first
  * is SHA-256(secret of this cache, salt). So equal names mean equal salts and equal tokens from position 0, and nobody
@@ -26,13 +28,14 @@
 
 #define NONE UINT32_MAX
 #define NAME_BYTES 32u
+#define SYSTEM_PAGE ((size_t)4096) /* on a system with larger ones pages aren't given back */
 
 enum page_state { CLEAN, DIRTY, HELD, KEPT };
 
 struct page {
     uint8_t name[NAME_BYTES]; /* when known */
     uint32_t refs;
-    uint32_t next, previous; /* DIRTY: next free. KEPT: in the list */
+    uint32_t next, previous; /* CLEAN and given back, DIRTY: next free. KEPT: in the list */
     uint32_t chain;          /* next page of the bucket */
     enum page_state state;
     bool known;
@@ -47,8 +50,8 @@ struct nef_kv_cache {
     struct page *pages;
     uint32_t *buckets; /* first page of each chain, or NONE */
     uint32_t bucket_mask;
-    uint32_t clean;             /* pages [clean, options.pages) are CLEAN */
-    uint32_t dirty;             /* head of the free list */
+    uint32_t untouched;         /* pages [untouched, options.pages) are CLEAN */
+    uint32_t clean, dirty;      /* heads of the free lists */
     uint32_t first, last;       /* of KEPT pages */
     uint32_t free;              /* CLEAN, DIRTY and KEPT */
     uint32_t sequences;
@@ -82,7 +85,10 @@ nef_err nef_kv_open(const struct nef_kv_options *options, struct nef_kv_cache **
     cache->part_bytes = nef_kv_page_bytes(options->type, options->head_dim);
     if (__builtin_mul_overflow(cache->part_bytes, (size_t)options->layers * options->kv_heads * 2,
                                &cache->page_bytes) ||
-        __builtin_mul_overflow(cache->page_bytes, (size_t)options->pages, &cache->bytes))
+        __builtin_add_overflow(cache->page_bytes, SYSTEM_PAGE - 1, &cache->page_bytes))
+        goto out;
+    cache->page_bytes = cache->page_bytes / SYSTEM_PAGE * SYSTEM_PAGE;
+    if (__builtin_mul_overflow(cache->page_bytes, (size_t)options->pages, &cache->bytes))
         goto out;
     while (buckets < options->pages && buckets < 1u << 31)
         buckets *= 2;
@@ -99,7 +105,7 @@ nef_err nef_kv_open(const struct nef_kv_options *options, struct nef_kv_cache **
     cache->memory = memory;
     (void)madvise(memory, cache->bytes, MADV_HUGEPAGE);  /* a hint */
     (void)madvise(memory, cache->bytes, MADV_DONTDUMP); /* customers' prompts: not in a core file */
-    cache->dirty = cache->first = cache->last = NONE;
+    cache->clean = cache->dirty = cache->first = cache->last = NONE;
     cache->free = options->pages;
     nef_random(cache->secret, sizeof(cache->secret));
     *out_cache = cache;
@@ -214,8 +220,11 @@ static uint32_t hand_out(struct nef_kv_cache *cache)
     uint32_t index;
 
     NEF_ASSERT(cache->free > 0);
-    if (cache->clean < cache->options.pages) {
-        index = cache->clean++;
+    if (cache->clean != NONE) {
+        index = cache->clean;
+        cache->clean = cache->pages[index].next;
+    } else if (cache->untouched < cache->options.pages) {
+        index = cache->untouched++;
     } else {
         if (cache->dirty != NONE) {
             index = cache->dirty;
@@ -247,6 +256,18 @@ static void hold(struct nef_kv_cache *cache, uint32_t index)
     page->refs++;
 }
 
+/* A page that nobody holds and nobody can find. */
+static void set_free(struct nef_kv_cache *cache, uint32_t index)
+{
+    struct page *page = &cache->pages[index];
+    bool given = madvise(cache->memory + (size_t)index * cache->page_bytes, cache->page_bytes, MADV_DONTNEED) == 0;
+    uint32_t *list = given ? &cache->clean : &cache->dirty;
+
+    page->state = given ? CLEAN : DIRTY;
+    page->next = *list;
+    *list = index;
+}
+
 static void let_go(struct nef_kv_cache *cache, uint32_t index)
 {
     struct page *page = &cache->pages[index];
@@ -256,9 +277,7 @@ static void let_go(struct nef_kv_cache *cache, uint32_t index)
         return;
     cache->free++;
     if (!page->known) {
-        page->state = DIRTY;
-        page->next = cache->dirty;
-        cache->dirty = index;
+        set_free(cache, index);
         return;
     }
     page->state = KEPT;
@@ -290,36 +309,55 @@ static nef_err make_room(struct nef_kv_sequence *sequence, uint32_t pages)
     return NEF_OK;
 }
 
-nef_err nef_kv_sequence_open(struct nef_kv_cache *cache, const uint8_t salt[32], const uint32_t *tokens, uint32_t count,
-                             uint32_t *out_cached, struct nef_kv_sequence **out_sequence)
+nef_err nef_kv_adopt(struct nef_kv_sequence *sequence, const uint32_t *tokens, uint32_t count, uint32_t *out_cached)
 {
-    struct nef_kv_sequence *sequence = calloc(1, sizeof(*sequence));
+    struct nef_kv_cache *cache = sequence->cache;
     uint8_t name[NAME_BYTES];
 
-    if (sequence == NULL)
-        return NEF_E_NOMEM;
-    sequence->cache = cache;
+    NEF_ASSERT(sequence->noted % NEF_KV_TILE == 0);
+    NEF_ASSERT(sequence->noted <= count);
     /* The last token is always computed, since its logits are wanted: a page that would hold it isn't taken. */
-    if (count > 0 && make_room(sequence, (count - 1) / NEF_KV_TILE) != NEF_OK) {
-        free(sequence);
-        return NEF_E_NOMEM;
-    }
-    name_first(cache, name, salt);
-    memcpy(sequence->name, name, NAME_BYTES);
     while (count - sequence->noted > NEF_KV_TILE) {
-        uint32_t page;
+        uint32_t index = sequence->noted / NEF_KV_TILE, page;
+        nef_err err;
 
+        memcpy(name, sequence->name, NAME_BYTES);
         name_next(cache, name, tokens + sequence->noted);
         page = find(cache, name);
         if (page == NONE)
             break;
+        err = make_room(sequence, index + 1);
+        if (err != NEF_OK)
+            return err;
         hold(cache, page);
-        sequence->pages[sequence->count++] = page;
+        if (index < sequence->count) /* it was reserved */
+            let_go(cache, sequence->pages[index]);
+        else
+            sequence->count++;
+        sequence->pages[index] = page;
         sequence->noted += NEF_KV_TILE;
         memcpy(sequence->name, name, NAME_BYTES);
     }
-    cache->sequences++;
     *out_cached = sequence->noted;
+    return NEF_OK;
+}
+
+nef_err nef_kv_sequence_open(struct nef_kv_cache *cache, const uint8_t salt[32], const uint32_t *tokens, uint32_t count,
+                             uint32_t *out_cached, struct nef_kv_sequence **out_sequence)
+{
+    struct nef_kv_sequence *sequence = calloc(1, sizeof(*sequence));
+    nef_err err;
+
+    if (sequence == NULL)
+        return NEF_E_NOMEM;
+    sequence->cache = cache;
+    cache->sequences++;
+    name_first(cache, sequence->name, salt);
+    err = nef_kv_adopt(sequence, tokens, count, out_cached);
+    if (err != NEF_OK) {
+        nef_kv_sequence_close(sequence);
+        return err;
+    }
     *out_sequence = sequence;
     return NEF_OK;
 }

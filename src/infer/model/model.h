@@ -32,6 +32,7 @@ struct nef_model_config {
     double rope_factor, rope_attn_factor, yarn_beta_fast, yarn_beta_slow, yarn_ext_factor;
     uint32_t rope_original_context;
     bool tied; /* no output.weight: the embedding is the output */
+    uint32_t pooling_type; /* of an embedding model: 1 mean, 2 first (CLS), 3 last position; 0: it is none */
 };
 /* Errors: NEF_E_UNSUPPORTED (another architecture or feature; out_error names it), NEF_E_INVALID (a key that is missing
  * or doesn't fit; named). */
@@ -72,6 +73,7 @@ struct nef_row {
     struct nef_kv_sequence *sequence;
     uint32_t token, position;
     bool logits; /* wanted for this row */
+    bool hidden; /* its normed hidden state is wanted (nef_model_hidden) */
 };
 #define NEF_BATCH_ROWS_MAX NEF_MATMUL_ROWS_MAX
 
@@ -81,5 +83,8 @@ struct nef_row {
  * rows not as above, a cache of another shape; nothing was done). */
 NEF_MUST_CHECK nef_err nef_model_forward(struct nef_model *model, const struct nef_row *rows, uint32_t count,
                                          float *out_logits);
+/* Of the last batch: the hidden states that were wanted, after the output's norm, in row order, embedding floats each.
+ * Valid until the next call of nef_model_forward. */
+const float *nef_model_hidden(const struct nef_model *model);
 
 #endif
