@@ -23,8 +23,9 @@
 #include "crypto/crypto.h"
 #include "io/clock.h"
 
-/* A log larger than this becomes NAME.log.1 when nobody would miss it. */
+/* A log larger than this becomes NAME.log.1. */
 #define LOG_BYTES_MAX ((off_t)64 << 20)
+#define LOG_LOOK_MS   5000u
 
 uint32_t nef_children_etcd(uint32_t place)
 {
@@ -191,6 +192,47 @@ static void rotate(const char *path)
     if (stat(path, &st) == 0 && st.st_size > LOG_BYTES_MAX &&
         nef_text(old, sizeof(old), "%s.1", path) == NEF_OK)
         (void)rename(path, old); /* else it goes on growing, which is seen */
+}
+
+static bool copy_file(const char *from, const char *to)
+{
+    int in = open(from, O_RDONLY | O_CLOEXEC), out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    ssize_t moved = -1;
+
+    if (in >= 0 && out >= 0)
+        do
+            moved = copy_file_range(in, NULL, out, NULL, (size_t)LOG_BYTES_MAX, 0);
+        while (moved > 0);
+    if (in >= 0)
+        (void)close(in); /* reading only */
+    if (out >= 0 && close(out) != 0)
+        moved = -1;
+    return moved == 0;
+}
+
+/* Of a process that runs: it holds the file and appends to it, so the bytes move and the file stays. What it writes
+ * between copy and cut is lost; a log that fills the region's disk would cost more. */
+static void rotate_running(struct nef_children *c, uint64_t now)
+{
+    if (now - c->logs_seen_ms < LOG_LOOK_MS)
+        return;
+    c->logs_seen_ms = now;
+    for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++) {
+        char path[NEF_PATH_MAX], old[NEF_PATH_MAX + 4], name[64];
+        struct stat st;
+        bool kept;
+
+        nef_region_path(&c->region, path, "logs/%s.log", name_of(c, i, name));
+        if (!alive(&c->list[i]) || stat(path, &st) != 0 || st.st_size <= LOG_BYTES_MAX ||
+            nef_text(old, sizeof(old), "%s.1", path) != NEF_OK)
+            continue;
+        kept = copy_file(path, old);
+        if (!kept)
+            (void)unlink(old); /* half of it is worse than none where space is short */
+        if (truncate(path, 0) != 0)
+            kept = false;
+        nef_trace(kept ? NEF_TRACE_INFO : NEF_TRACE_WARN, kept ? "log_rotated" : "log_not_kept", "s:process", name, NULL);
+    }
 }
 
 static _Noreturn void become(const struct nef_region *r, char *const argv[], int log)
@@ -434,6 +476,7 @@ uint32_t nef_children_tick(struct nef_children *c)
     char name[64];
 
     note_etcd_formed(c);
+    rotate_running(c, now);
     for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++) {
         struct nef_child *child = &c->list[i];
         bool run = wanted_running(c, i);

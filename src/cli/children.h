@@ -40,6 +40,7 @@ struct nef_children {
     struct nef_child list[NEF_PROCESS_COUNT];
     bool closing; /* everything is to end */
     bool changed; /* state.json or region.json have to be written */
+    uint64_t logs_seen_ms; /* when their sizes were looked at */
 };
 
 /* Takes copies. Adopts what survived; starts nothing. */

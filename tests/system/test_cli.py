@@ -2,6 +2,7 @@
 import glob
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -239,6 +240,57 @@ def test_no_secret_is_in_a_log(own):
         with open(path, errors="replace") as f:
             text = f.read()
         assert not [s for s in secrets if s in text], path
+
+
+def test_logs_dont_grow_without_end(own):
+    """Above 64 MiB the log of a process that runs becomes NAME.log.1, and it goes on with an empty one."""
+    path = own.path("logs", "zone-a.log")
+    with open(path, "a") as f:
+        f.write(('{"time":"","level":"info","who":"test","event":"' + "x" * 947 + '"}\n') * 70000)
+    assert os.path.getsize(path) > 64 << 20
+    wait_for(lambda: os.path.getsize(path) < 1 << 20, 15)
+    assert os.path.getsize(path + ".1") > 64 << 20
+    request_id = S3.of(own, "a").request("GET", "/")[1]["x-amz-request-id"]
+    wait_for(lambda: any(e.get("id") == request_id for e in own.log("zone-a")), 5)
+    os.unlink(path + ".1")
+
+
+def screen(own, until):
+    """What `nef up` shows in a terminal, up to UNTIL and then to its end after Ctrl-C."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(NEF, [NEF, "up", "--dir", own.directory])
+    text, deadline, interrupted = b"", time.monotonic() + 60, False
+    while True:
+        assert time.monotonic() < deadline, text.decode()
+        try:
+            text += os.read(terminal, 4096)
+        except OSError:  # it ended
+            break
+        if not interrupted and until(text.decode()):
+            os.write(terminal, b"\x03")
+            interrupted = True
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text.decode()
+
+
+def test_up_in_a_terminal(own):
+    """One live line a zone, until Ctrl-C: which ends the view of a region that ran before, and stops one that this
+    command started."""
+    def both(text):
+        return re.search(r"zone a +primary +in sync .*/s +lag", text) and re.search(r"zone b +backup +in sync .*/s +lag",
+                                                                                    text)
+    own.wait_durability()
+    own.handover("a")
+    before = own.pids()
+    status, text = screen(own, both)
+    assert status == 0 and "leaves it running" in text and own.pids() == before
+    own.nef("down", "--dir", own.directory)
+    status, text = screen(own, both)
+    assert status == 0 and "Ctrl-C stops the region" in text and own.endpoint in text
+    assert own.own_pids() == []
+    own.up()
+    own.wait_durability("2/2", 40)
 
 
 # ---- stop, start, kill ----
