@@ -7,7 +7,7 @@
 
 struct tool_call {
     uint32_t index;
-    bool whole;
+    bool begins, whole; /* begins: of this chunk (streaming) */
     struct nef_buf name, arguments;
 };
 
@@ -19,11 +19,10 @@ struct nef_choice {
     struct nef_logprobs logprobs;   /* the same */
     uint64_t taken;                 /* bytes of text */
     uint32_t reasoning;             /* tokens */
-    /* streaming: a delta that may still grow; whole: everything */
+    /* streaming: the delta of the next chunk; whole: everything */
     struct nef_buf content, reasoning_text;
     struct nef_buf *out;            /* during a call */
     bool failed;
-    /* whole */
     struct tool_call *calls;
     uint32_t call_count;
     bool content_after; /* the last call */
@@ -94,18 +93,14 @@ static void logprobs_of(const struct nef_choice *c, struct nef_buf *out)
         nef_buf_text(out, "null");
 }
 
-/* ids: those so far go with this chunk, and their logprobs. */
-static void chunk_close(struct nef_choice *c, const char *reason, bool ids)
+/* With the ids and logprobs so far: a chunk's text is that of its ids, so that a stream can go on after any chunk. */
+static void chunk_close(struct nef_choice *c, const char *reason)
 {
     if (c->parser != NULL)
         nef_buf_u8(c->out, '}');
-    if (ids) {
-        logprobs_of(c, c->out);
-        c->failed |= c->logprobs.tokens.failed || c->logprobs.tops.failed;
-        nef_logprobs_reset(&c->logprobs);
-    } else {
-        nef_buf_text(c->out, ",\"logprobs\":null");
-    }
+    logprobs_of(c, c->out);
+    c->failed |= c->logprobs.tokens.failed || c->logprobs.tops.failed;
+    nef_logprobs_reset(&c->logprobs);
     nef_buf_text(c->out, ",\"finish_reason\":");
     if (reason != NULL)
         nef_json_cstr_write(c->out, reason);
@@ -113,12 +108,8 @@ static void chunk_close(struct nef_choice *c, const char *reason, bool ids)
         nef_buf_text(c->out, "null");
     if (c->w->return_token_ids) {
         nef_buf_text(c->out, ",\"token_ids\":");
-        if (ids) {
-            ids_of(c->out, &c->ids);
-            nef_buf_reset(&c->ids);
-        } else {
-            nef_buf_text(c->out, "[]");
-        }
+        ids_of(c->out, &c->ids);
+        nef_buf_reset(&c->ids);
     }
     if (c->w->return_token_ids && c->prompt_ids.bytes > 0 && c->parser == NULL) {
         nef_buf_text(c->out, ",\"prompt_token_ids\":");
@@ -135,23 +126,6 @@ static void chunk_close(struct nef_choice *c, const char *reason, bool ids)
     nef_buf_text(c->out, "}\n\n");
 }
 
-/* The delta that waits. */
-static void flush(struct nef_choice *c, bool ids)
-{
-    struct nef_buf *text = c->reasoning_text.bytes > 0 ? &c->reasoning_text : &c->content;
-
-    NEF_ASSERT(c->w->stream && (c->reasoning_text.bytes == 0 || c->content.bytes == 0));
-    if (text->bytes == 0)
-        return;
-    chunk_open(c);
-    if (c->parser != NULL)
-        nef_buf_text(c->out, text == &c->reasoning_text ? "\"reasoning_content\":" : "\"content\":");
-    json_buf(c->out, text);
-    chunk_close(c, NULL, ids);
-    c->failed |= text->failed;
-    nef_buf_reset(text);
-}
-
 static void call_id(const struct nef_choice *c, uint32_t index, struct nef_buf *out)
 {
     const char *dash = strchr(c->w->id, '-');
@@ -159,42 +133,105 @@ static void call_id(const struct nef_choice *c, uint32_t index, struct nef_buf *
     nef_buf_printf(out, "\"call_%s%02u\"", dash == NULL ? c->w->id : dash + 1, index);
 }
 
-static void stream_tool(struct nef_choice *c, enum nef_chat_part part, uint32_t index, const char *text, size_t bytes)
+static void drop_calls(struct nef_choice *c)
 {
-    flush(c, false);
-    chunk_open(c);
-    nef_buf_printf(c->out, "\"tool_calls\":[{\"index\":%u,", index);
-    if (part == NEF_CHAT_TOOL_BEGIN) {
-        nef_buf_text(c->out, "\"id\":");
-        call_id(c, index, c->out);
-        nef_buf_text(c->out, ",\"type\":\"function\",\"function\":{\"name\":");
-        nef_json_text_write(c->out, text, bytes);
-        nef_buf_text(c->out, ",\"arguments\":\"\"}}]");
-    } else {
-        nef_buf_text(c->out, "\"function\":{\"arguments\":");
-        nef_json_text_write(c->out, text, bytes);
-        nef_buf_text(c->out, "}}]");
+    for (uint32_t i = 0; i < c->call_count; i++) {
+        nef_buf_free(&c->calls[i].name);
+        nef_buf_free(&c->calls[i].arguments);
     }
-    chunk_close(c, NULL, false);
+    c->call_count = 0;
+}
+
+/* A call that begins has its id, name and what there is of its arguments; later chunks have the rest. */
+static void delta_call(struct nef_choice *c, const struct tool_call *call)
+{
+    nef_buf_printf(c->out, "{\"index\":%u,", call->index);
+    if (call->begins) {
+        nef_buf_text(c->out, "\"id\":");
+        call_id(c, call->index, c->out);
+        nef_buf_text(c->out, ",\"type\":\"function\",\"function\":{\"name\":");
+        json_buf(c->out, &call->name);
+        nef_buf_u8(c->out, ',');
+    } else {
+        nef_buf_text(c->out, "\"function\":{");
+    }
+    nef_buf_text(c->out, "\"arguments\":");
+    json_buf(c->out, &call->arguments);
+    nef_buf_text(c->out, "}}");
+    c->failed |= call->name.failed || call->arguments.failed;
+}
+
+/* What was collected since the last chunk. Clients put each field together by itself, so one delta may hold several. */
+static void delta(struct nef_choice *c)
+{
+    const char *comma = "";
+
+    if (c->parser == NULL) {
+        json_buf(c->out, &c->content);
+    } else {
+        if (c->reasoning_text.bytes > 0) {
+            nef_buf_text(c->out, "\"reasoning_content\":");
+            json_buf(c->out, &c->reasoning_text);
+            comma = ",";
+        }
+        if (c->content.bytes > 0) {
+            nef_buf_printf(c->out, "%s\"content\":", comma);
+            json_buf(c->out, &c->content);
+            comma = ",";
+        }
+        for (uint32_t i = 0; i < c->call_count; i++) {
+            if (i == 0)
+                nef_buf_printf(c->out, "%s\"tool_calls\":[", comma);
+            else
+                nef_buf_u8(c->out, ',');
+            delta_call(c, &c->calls[i]);
+        }
+        if (c->call_count > 0)
+            nef_buf_u8(c->out, ']');
+    }
+    c->failed |= c->content.failed || c->reasoning_text.failed;
+    nef_buf_reset(&c->content);
+    nef_buf_reset(&c->reasoning_text);
+    drop_calls(c);
+}
+
+static bool any_delta(const struct nef_choice *c)
+{
+    return c->content.bytes > 0 || c->reasoning_text.bytes > 0 || c->call_count > 0 || c->ids.bytes > 0 ||
+           nef_logprobs_any(&c->logprobs);
+}
+
+static struct tool_call *add_call(struct nef_choice *c, uint32_t index)
+{
+    struct tool_call *grown = realloc(c->calls, (c->call_count + 1) * sizeof(*grown));
+
+    if (grown == NULL) {
+        c->failed = true;
+        return NULL;
+    }
+    c->calls = grown;
+    c->calls[c->call_count] = (struct tool_call){.index = index};
+    c->content_after = false;
+    return &c->calls[c->call_count++];
 }
 
 static void keep_tool(struct nef_choice *c, enum nef_chat_part part, uint32_t index, const char *text, size_t bytes)
 {
-    if (part == NEF_CHAT_TOOL_BEGIN) {
-        struct tool_call *grown = realloc(c->calls, (c->call_count + 1) * sizeof(*grown));
+    struct tool_call *call = c->call_count == 0 ? NULL : &c->calls[c->call_count - 1];
 
-        if (grown == NULL) {
-            c->failed = true;
-            return;
+    if (part == NEF_CHAT_TOOL_BEGIN) {
+        call = add_call(c, index);
+        if (call != NULL) {
+            call->begins = true;
+            nef_buf_append(&call->name, text, bytes);
         }
-        c->calls = grown;
-        c->content_after = false;
-        c->calls[c->call_count] = (struct tool_call){.index = index};
-        nef_buf_append(&c->calls[c->call_count++].name, text, bytes);
-    } else if (c->call_count > 0 && part == NEF_CHAT_TOOL_ARGUMENTS) {
-        nef_buf_append(&c->calls[c->call_count - 1].arguments, text, bytes);
-    } else if (c->call_count > 0) {
-        c->calls[c->call_count - 1].whole = true;
+    } else if (part == NEF_CHAT_TOOL_ARGUMENTS) {
+        if (call == NULL || call->index != index) /* it began in an earlier chunk */
+            call = add_call(c, index);
+        if (call != NULL)
+            nef_buf_append(&call->arguments, text, bytes);
+    } else if (call != NULL) {
+        call->whole = true;
     }
 }
 
@@ -204,26 +241,16 @@ static void on_part(void *context, enum nef_chat_part part, uint32_t index, cons
 
     switch (part) {
     case NEF_CHAT_CONTENT:
-        if (c->w->stream && c->reasoning_text.bytes > 0)
-            flush(c, false);
         nef_buf_append(&c->content, text, bytes);
         c->content_after = true;
         break;
     case NEF_CHAT_REASONING:
-        if (c->w->stream && c->content.bytes > 0)
-            flush(c, false);
         nef_buf_append(&c->reasoning_text, text, bytes);
         break;
     case NEF_CHAT_TOOL_BEGIN:
     case NEF_CHAT_TOOL_ARGUMENTS:
-        if (c->w->stream)
-            stream_tool(c, part, index, text, bytes);
-        else
-            keep_tool(c, part, index, text, bytes);
-        break;
     case NEF_CHAT_TOOL_END:
-        if (!c->w->stream)
-            keep_tool(c, part, index, "", 0);
+        keep_tool(c, part, index, text, bytes);
         break;
     }
 }
@@ -260,10 +287,7 @@ void nef_choice_close(struct nef_choice *c)
         return;
     if (c->parser != NULL)
         nef_chat_parser_close(c->parser);
-    for (uint32_t i = 0; i < c->call_count; i++) {
-        nef_buf_free(&c->calls[i].name);
-        nef_buf_free(&c->calls[i].arguments);
-    }
+    drop_calls(c);
     free(c->calls);
     nef_buf_free(&c->prompt_ids);
     nef_buf_free(&c->ids);
@@ -280,7 +304,7 @@ void nef_choice_begin(struct nef_choice *c, struct nef_buf *out)
     c->out = out;
     chunk_open(c);
     nef_buf_text(out, "\"role\":\"assistant\",\"content\":\"\"");
-    chunk_close(c, NULL, false);
+    chunk_close(c, NULL);
     c->out = NULL;
 }
 
@@ -323,14 +347,10 @@ nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, str
         err = nef_chat_parser_take(c->parser, (const char *)piece->text.data, piece->text.bytes);
     if (err == NEF_OK)
         note_tokens(c, piece);
-    if (c->w->stream && err == NEF_OK) {
-        flush(c, true);
-        if (c->ids.bytes > 0 || nef_logprobs_any(&c->logprobs)) { /* of tokens without a delta of their own */
-            chunk_open(c);
-            if (c->parser == NULL)
-                nef_buf_text(out, "\"\"");
-            chunk_close(c, NULL, true);
-        }
+    if (c->w->stream && err == NEF_OK && any_delta(c)) {
+        chunk_open(c);
+        delta(c);
+        chunk_close(c, NULL);
     }
     c->out = NULL;
     return err == NEF_OK ? failure_of(c) : err;
@@ -341,8 +361,11 @@ nef_err nef_choice_echo(struct nef_choice *c, const char *text, size_t bytes, st
     NEF_ASSERT(c->parser == NULL);
     c->out = out;
     nef_buf_append(&c->content, text, bytes);
-    if (c->w->stream)
-        flush(c, true);
+    if (c->w->stream && bytes > 0) {
+        chunk_open(c);
+        delta(c);
+        chunk_close(c, NULL);
+    }
     c->out = NULL;
     return failure_of(c);
 }
@@ -361,11 +384,9 @@ nef_err nef_choice_end(struct nef_choice *c, enum nef_finish finish, struct nef_
     if (c->parser != NULL)
         err = nef_chat_parser_end(c->parser);
     if (err == NEF_OK && c->w->stream) {
-        flush(c, true);
         chunk_open(c);
-        if (c->parser == NULL)
-            nef_buf_text(out, "\"\"");
-        chunk_close(c, reason_of(c, finish), true);
+        delta(c);
+        chunk_close(c, reason_of(c, finish));
     }
     c->out = NULL;
     return err == NEF_OK ? failure_of(c) : err;

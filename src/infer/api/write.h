@@ -1,7 +1,6 @@
 /* Answers as OpenAI's clients read them. PURE: text and token ids in, JSON or server-sent events out.
  *
- *   streaming   each take writes what came as chunks ("data: {...}\n\n"); one chunk holds one kind of delta, and the
- *               last one of a take its ids and logprobs
+ *   streaming   each take writes what came as one chunk ("data: {...}\n\n"), with its ids and logprobs
  *   whole       takes are kept; the choice is written once, at the end
  *
  * In a chat the text goes through text/chat.h's parser: content, reasoning_content and tool calls come out.

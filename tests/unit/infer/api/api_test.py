@@ -1,11 +1,13 @@
 """The OpenAI-compatible server over HTTP, with an engine that says what the prompt tells it to (fake_infer.c).
 Usage: api_test.py FAKE_INFER."""
+import base64
 import concurrent.futures
 import http.client
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -274,6 +276,240 @@ class Answers(Base):
         self.assertEqual(a["choices"][0]["finish_reason"], "stop")
         self.assertIn("<tool_call>", a["choices"][0]["message"]["content"])
 
+    def test_choices(self):
+        a = self.s.complete([say("one"), say("two", "asked[[]]")], n=3, seed=5)
+        self.assertEqual([c["index"] for c in a["choices"]], list(range(6)))
+        self.assertEqual([c["text"] for c in a["choices"][:3]], ["one"] * 3)
+        seeds = [c["text"].split()[0] for c in a["choices"][3:]]
+        self.assertEqual((seeds[0], len(set(seeds))), ("seed=5", 3))
+        self.assertEqual(seeds, [c["text"].split()[0] for c in self.s.complete(say("two", "asked[[]]"), n=3, seed=5)["choices"]])
+        # what choices share is counted once
+        self.assertEqual(a["usage"]["prompt_tokens"], len(say("one")) + len(say("two", "asked[[]]")))
+        texts, reasons = [""] * 4, [None] * 4
+        for e in self.s.stream("/v1/chat/completions", chat(say("abc", "slow[[1]]"), n=4, return_token_ids=True)):
+            if e != "[DONE]":
+                c = e["choices"][0]
+                texts[c["index"]] += c["delta"].get("content") or ""
+                reasons[c["index"]] = c["finish_reason"]
+        self.assertEqual((texts, reasons), (["abc"] * 4, ["stop"] * 4))
+
+    def test_what_the_engine_is_asked(self):
+        a = self.s.complete("asked[[]]", seed=1, presence_penalty=0.5, frequency_penalty=-1, repetition_penalty=1.25,
+                            logit_bias={"3": -100, "260": 2.5})
+        self.assertEqual(a["choices"][0]["text"],
+                         "seed=1 presence=0.5 frequency=-1 repetition=1.25 bias=3:-100,260:2.5, grammar=0 budget=0/0")
+        for more, grammar in (({}, 0), ({"tools": self.TOOLS}, 1), ({"tools": self.TOOLS, "tool_choice": "none"}, 0),
+                              ({"tools": self.TOOLS, "tool_choice": "required"}, 1),
+                              ({"response_format": {"type": "json_object"}}, 1),
+                              ({"response_format": {"type": "text"}}, 0)):
+            a = self.s.call("POST", "/v1/chat/completions", chat("asked[[]]", **more))[2]
+            self.assertIn(f"grammar={grammar}", a["choices"][0]["message"]["content"], more)
+
+    def test_logprobs_of_completions(self):
+        a = self.s.complete(say("ab\u20ac"), logprobs=2)["choices"][0]["logprobs"]
+        self.assertEqual(a["tokens"], ["a", "b", "bytes:\\xe2", "bytes:\\x82", "bytes:\\xac"])
+        self.assertEqual(a["token_logprobs"], [-b / 64 for b in b"ab\xe2\x82\xac"])
+        self.assertEqual(a["top_logprobs"][0], {"b": -98 / 64, "c": -99 / 64, "a": -97 / 64})
+        self.assertEqual(a["text_offset"], [0, 1, 2, 2, 2])
+        a = self.s.complete(say("ab"), logprobs=0)["choices"][0]["logprobs"]
+        self.assertEqual(a["top_logprobs"], [{"a": -97 / 64}, {"b": -98 / 64}])
+        # echoed: the prompt's own come first, and nothing is known of its first token
+        prompt = say("x\u00e9y")
+        for body in ({"echo": True}, {"echo": True, "max_tokens": 0}):
+            a = self.s.complete(prompt, logprobs=1, return_token_ids=True, **body)
+            said = "" if "max_tokens" in body else "x\u00e9y"
+            c, data = a["choices"][0], (prompt + said).encode()
+            self.assertEqual(c["text"], prompt + said)
+            self.assertEqual(len(c["logprobs"]["tokens"]), len(data))
+            self.assertEqual(c["logprobs"]["token_logprobs"], [None] + [-b / 64 for b in data[1:]])
+            self.assertEqual(c["logprobs"]["top_logprobs"][0], None)
+            self.assertEqual(bytes(c["token_ids"]).decode(), said)
+            self.assertEqual(a["usage"]["completion_tokens"], len(said.encode()))
+            self.assertEqual(c["logprobs"]["text_offset"][-1], len(prompt + said) - 1)
+        whole = self.s.complete(prompt, logprobs=3, echo=True)["choices"][0]
+        got = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        text = ""
+        for e in self.s.stream("/v1/completions", {"prompt": prompt + "slow[[1]]", "logprobs": 3, "echo": True}):
+            if e != "[DONE]":
+                text += e["choices"][0]["text"]
+                for k, v in (e["choices"][0]["logprobs"] or {}).items():
+                    got[k] += v
+        self.assertEqual(text, prompt + "slow[[1]]x\u00e9y")
+        self.assertEqual(len(got["tokens"]), len(text.encode()))
+        self.assertEqual(got["tokens"][-4:], whole["logprobs"]["tokens"][-4:])
+        data = text.encode()        # whole characters before each byte
+        self.assertEqual(got["text_offset"], [len(data[:i].decode(errors="ignore")) for i in range(len(data))])
+
+    def test_logprobs_of_chats(self):
+        want = [{"token": "\\xe2", "bytes": [0xe2], "logprob": -0xe2 / 64,
+                 "top_logprobs": [{"token": "\\xe3", "bytes": [0xe3], "logprob": -0xe3 / 64}]},
+                {"token": "\\x82", "bytes": [0x82], "logprob": -0x82 / 64,
+                 "top_logprobs": [{"token": "\\x83", "bytes": [0x83], "logprob": -0x83 / 64}]}]
+        a = self.s.call("POST", "/v1/chat/completions", chat(say("\u20aca"), logprobs=True, top_logprobs=1))[2]
+        content = a["choices"][0]["logprobs"]["content"]
+        self.assertEqual(content[:2], want)
+        self.assertEqual(content[3]["token"], "a")
+        self.assertIsNone(a["choices"][0]["logprobs"]["refusal"])
+        streamed, text = [], ""
+        for e in self.s.stream("/v1/chat/completions", chat(say("\u20aca", "slow[[1]]"), logprobs=True, top_logprobs=1)):
+            if e != "[DONE]":
+                c = e["choices"][0]
+                text += c["delta"].get("content") or ""
+                streamed += (c["logprobs"] or {}).get("content", [])
+        self.assertEqual((streamed, text), (content, "\u20aca"))
+        # of tokens that show no text, too
+        got = [e["choices"][0] for e in self.s.stream("/v1/chat/completions", chat(say(self.CALL), tools=self.TOOLS,
+                                                                                   logprobs=True)) if e != "[DONE]"]
+        names = "".join(t["token"] for c in got for t in (c["logprobs"] or {}).get("content", []))
+        self.assertEqual(names, self.CALL.replace("\u00e9", "\\xc3\\xa9"))
+
+    def test_reasoning_is_counted(self):
+        thought = "<think>\nhm\n</think>"
+        for stream in (False, True):
+            body = {"messages": [{"role": "user", "content": say(thought + "\n\nyes")}]}
+            if stream:
+                usage = [e for e in self.s.stream("/v1/chat/completions", {**body, "stream_options": {"include_usage": True}})
+                         if e != "[DONE]"][-1]["usage"]
+            else:
+                usage = self.s.call("POST", "/v1/chat/completions", body)[2]["usage"]
+            self.assertEqual(usage["completion_tokens_details"], {"reasoning_tokens": len(thought)})
+            self.assertEqual(usage["completion_tokens"], len(thought) + 5)
+
+    def test_a_call_that_is_cut_off(self):
+        cut = self.CALL.index("Orl") + 2
+        a = self.s.call("POST", "/v1/chat/completions", chat(say(self.CALL), tools=self.TOOLS, max_tokens=cut))[2]
+        call = a["choices"][0]["message"]["tool_calls"][0]["function"]
+        self.assertEqual((a["choices"][0]["finish_reason"], call["arguments"]), ("length", '{"city": "Or'))
+        self.assertIsNone(a["choices"][0]["message"]["content"])
+
+    def follow(self, body, seen=None):
+        """(ids, what came with them) of each chunk; what was said in all"""
+        chunks = []
+        for e in self.s.stream("/v1/chat/completions", {**body, "return_token_ids": True,
+                                                         "stream_options": {"include_usage": True},
+                                                         **({} if seen is None else {"nef_continue_token_ids": seen})}):
+            if e == "[DONE]":
+                continue
+            if not e["choices"]:
+                usage = e["usage"]
+                continue
+            c, said = e["choices"][0], []
+            d = c["delta"]
+            for k in ("role", "content", "reasoning_content"):
+                if d.get(k):
+                    said.append((k, d[k]))
+            for t in d.get("tool_calls", []):
+                if "id" in t:
+                    said.append(("call", t["index"], t["function"]["name"]))
+                if t["function"]["arguments"]:
+                    said.append(("arguments", t["index"], t["function"]["arguments"]))
+            if c["finish_reason"]:
+                said.append(("finish", c["finish_reason"]))
+            chunks.append((c["token_ids"], said))
+        return chunks, usage
+
+    @staticmethod
+    def joined(chunks):
+        out = []
+        for _, said in chunks:
+            for s in said:
+                if out and out[-1][:-1] == s[:-1] and s[0] in ("content", "reasoning_content", "arguments"):
+                    out[-1] = out[-1][:-1] + (out[-1][-1] + s[-1],)
+                else:
+                    out.append(s)
+        return out
+
+    def test_a_stream_goes_on_elsewhere(self):
+        """With the ids of the chunks that came: not a byte more or less than what was missing."""
+        text = "<think>\nwhy\n\n</think>\n\nWait \u20ac <tool \n\n" + self.CALL + "\n" + self.CALL
+        body = {"messages": [{"role": "user", "content": say(text, "slow[[1]]")}], "tools": self.TOOLS,
+                "stop": ["never", "Wait for"]}
+        whole, usage = self.follow(body)
+        want = self.joined(whole)
+        self.assertEqual(want[-1], ("finish", "tool_calls"))
+        self.assertEqual(bytes(i for ids, _ in whole for i in ids).decode(), text)
+        self.assertGreater(len(whole), 40)
+        for n in range(1, len(whole), 3):
+            seen = [i for ids, _ in whole[:n] for i in ids]
+            rest, again = self.follow(body, seen)
+            self.assertEqual(self.joined(whole[:n] + rest), want, seen)
+            self.assertEqual([i for ids, _ in whole[:n] + rest for i in ids], list(text.encode()))
+            self.assertEqual({**again, "prompt_tokens_details": 0}, {**usage, "prompt_tokens_details": 0})
+        # a stop string that begins before the border, and the limit that counts from the beginning
+        for more, reason in (({"stop": "cd"}, "stop"), ({"max_tokens": 3}, "length")):
+            body = chat(say("abcde", "slow[[1]]"), **more)
+            whole, _ = self.follow(body)
+            for n in range(1, len(whole)):
+                rest, _ = self.follow(body, [i for ids, _ in whole[:n] for i in ids])
+                self.assertEqual(self.joined(whole[:n] + rest), self.joined(whole))
+            self.assertEqual(self.joined(whole)[-1], ("finish", reason))
+        # a whole answer has everything, since nothing of it was given
+        a = self.s.call("POST", "/v1/chat/completions", chat(say("abcde"), nef_continue_token_ids=list(b"abc")))[2]
+        self.assertEqual((a["choices"][0]["message"]["content"], a["usage"]["completion_tokens"]), ("abcde", 5))
+        # several choices, one of which has ended
+        got = {}
+        for e in self.s.stream("/v1/completions", {"prompt": say("abcde"), "n": 3,
+                                                   "nef_continue_token_ids": [list(b"ab"), None, []]}):
+            if e != "[DONE]":
+                c = e["choices"][0]
+                got[c["index"]] = got.get(c["index"], "") + c["text"]
+        self.assertEqual(got, {0: "cde", 2: "abcde"})
+
+    def test_embeddings(self):
+        status, _, a = self.s.call("POST", "/v1/embeddings", {"model": "fake", "input": "abc"})
+        self.assertEqual(status, 200, a)
+        # four tokens (three and the end), "a", the end, pooling "last" (3); of length 1
+        raw = [4.0, 97.0, 258.0, 3.0]
+        length = sum(x * x for x in raw) ** 0.5
+        self.assertEqual((a["object"], a["data"][0]["object"], a["data"][0]["index"], a["model"]),
+                         ("list", "embedding", 0, "fake"))
+        for got, want in zip(a["data"][0]["embedding"], raw):
+            self.assertAlmostEqual(got, want / length, 6)
+        self.assertEqual(a["usage"], {"prompt_tokens": 4, "total_tokens": 4})
+        b = self.s.call("POST", "/v1/embeddings", {"input": "abc", "encoding_format": "base64"})[2]
+        self.assertEqual(list(struct.unpack("<4f", base64.b64decode(b["data"][0]["embedding"]))),
+                         [struct.unpack("<f", struct.pack("<f", x))[0] for x in a["data"][0]["embedding"]])
+        short = self.s.call("POST", "/v1/embeddings", {"input": [[97, 98, 99, 258]], "dimensions": 2})[2]
+        self.assertAlmostEqual(sum(x * x for x in short["data"][0]["embedding"]), 1, 6)
+        self.assertAlmostEqual(short["data"][0]["embedding"][0] / short["data"][0]["embedding"][1], 4 / 97, 6)
+        # far more inputs than slots and queue hold
+        many = self.s.call("POST", "/v1/embeddings", {"input": ["x" * (i % 50 + 1) for i in range(700)]})[2]
+        self.assertEqual([d["index"] for d in many["data"]], list(range(700)))
+        self.assertEqual(many["data"][0]["embedding"], many["data"][50]["embedding"])
+        for body, param in (({"input": "x", "dimensions": 5}, "dimensions"), ({"input": ""}, None),
+                            ({"input": ["x"] * 2049}, "input"), ({"input": "x" * 65536}, "input")):
+            status, _, a = self.s.call("POST", "/v1/embeddings", body)
+            if param is None:       # the end token alone is a prompt
+                self.assertEqual(status, 200)
+            else:
+                self.assertEqual((status, a["error"]["param"]), (400, param))
+        self.assertEqual(self.s.call("POST", "/v1/embeddings", {"input": ["x", "fail[[]]"]})[0], 500)
+
+    def test_metrics(self):
+        self.s.complete(say("x"))
+        c = self.s.connect()
+        c.request("GET", "/metrics")
+        a = c.getresponse()
+        text = a.read().decode()
+        c.close()
+        self.assertTrue(a.headers["Content-Type"].startswith("application/openmetrics-text"))
+        self.assertTrue(text.endswith("# EOF\n"))
+        declared, samples = {}, {}
+        for line in text.splitlines()[:-1]:
+            if line.startswith("# TYPE"):
+                declared[line.split()[2]] = line.split()[3]
+            elif not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                samples[name] = float(value)
+                family = name.split("{")[0]
+                for end in ("_total", "_bucket", "_count", "_sum", "_info"):
+                    if family not in declared and family.endswith(end):
+                        family = family[:-len(end)]
+                self.assertIn(family, declared, line)
+        self.assertGreater(samples['nef_infer_requests_total{url="/v1/completions",code="200"}'], 0)
+        self.assertGreater(samples["nef_infer_time_to_first_token_seconds_count"], 0)
+        self.assertEqual(samples["nef_infer_slots"], 4)
+
     def test_tokenize(self):
         self.assertEqual(self.s.call("POST", "/tokenize", {"content": "h\u00e9"})[2],
                          {"tokens": list("h\u00e9".encode())})
@@ -308,6 +544,14 @@ class Refusals(Base):
         self.refused("/v1/chat/completions", chat("x", temprature=1), 400, "temprature")
         self.refused("/v1/chat/completions", chat("x", n=200), 400, "n")
         self.refused("/v1/completions", {"prompt": "x", "logprobs": 100}, 400, "logprobs")
+        self.refused("/v1/chat/completions", chat("x", thinking_budget=5), 400, "thinking_budget")
+        _, e = self.refused("/v1/chat/completions", chat("x", response_format={"type": "json_schema", "json_schema": {
+            "name": "n", "schema": {"type": "object", "properties": {"a": {"oneOf": []}}}}}), 400, "response_format")
+        self.assertEqual(e["code"], "unsupported_parameter")
+        self.assertIn('unsupported keyword "oneOf" at #/properties/a', e["message"])
+        _, e = self.refused("/v1/chat/completions", chat("x", tools=[
+            *Answers.TOOLS, {"type": "function", "function": {"name": "f", "parameters": {"type": "objekt"}}}]), 400, "tools")
+        self.assertIn("tools[1].function.parameters: ", e["message"])
         self.refused("/v1/completions", "{", 400)
         self.refused("/v1/completions", "", 400)
         _, e = self.refused("/v1/completions", {"prompt": "x", "model": "gpt-4"}, 404, "model")
