@@ -231,7 +231,8 @@ static void rotate_running(struct nef_children *c, uint64_t now)
             (void)unlink(old); /* half of it is worse than none where space is short */
         if (truncate(path, 0) != 0)
             kept = false;
-        nef_trace(kept ? NEF_TRACE_INFO : NEF_TRACE_WARN, kept ? "log_rotated" : "log_not_kept", "s:process", name, NULL);
+        nef_trace(kept ? NEF_TRACE_INFO : NEF_TRACE_WARN, kept ? "log_rotated" : "log_not_kept", "s:process", name,
+                  NULL);
     }
 }
 

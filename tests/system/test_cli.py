@@ -278,8 +278,8 @@ def test_up_in_a_terminal(own):
     """One live line a zone, until Ctrl-C: which ends the view of a region that ran before, and stops one that this
     command started."""
     def both(text):
-        return re.search(r"zone a +primary +in sync .*/s +lag", text) and re.search(r"zone b +backup +in sync .*/s +lag",
-                                                                                    text)
+        return all(re.search(line, text) for line in (r"zone a +primary +in sync .*/s +lag",
+                                                      r"zone b +backup +in sync .*/s +lag"))
     own.wait_durability()
     own.handover("a")
     before = own.pids()
