@@ -34,6 +34,7 @@ int nef_cmd_user(int argc, char **argv);
 int nef_cmd_supervise(int argc, char **argv);
 int nef_cmd_infer(int argc, char **argv);
 int nef_cmd_chat(int argc, char **argv);
+int nef_cmd_model(int argc, char **argv);
 int nef_cmd_help(int argc, char **argv);
 
 /* ---- options: "--name value" or "--name=value"; what is left are words ---- */

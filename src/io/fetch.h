@@ -11,7 +11,7 @@
 
 #define NEF_FETCH_REDIRECTS_MAX 10
 
-/* Keeps connections between calls. One thread at a time. */
+/* Keeps connections between calls. One thread at a time, and not from a callback of its own call. */
 struct nef_fetcher;
 NEF_MUST_CHECK nef_err nef_fetcher_new(struct nef_fetcher **out_fetcher);
 void nef_fetcher_free(struct nef_fetcher *fetcher);
