@@ -111,7 +111,7 @@ void nef_schedule(const struct nef_schedule *s, uint32_t *out_rows)
     uint64_t prompts = 0;
 
     NEF_ASSERT(s->count > 0 && s->count <= NEF_ENGINE_SLOTS_MAX);
-    NEF_ASSERT(s->tenant_count > 0 && s->tenant_count <= s->count);
+    NEF_ASSERT(s->tenant_count > 0 && s->tenant_count <= NEF_ENGINE_SLOTS_MAX);
     NEF_ASSERT(s->prompt_rows > 0);
     for (uint32_t i = 0; i < s->count; i++) {
         const struct nef_want *w = &s->wants[i];
