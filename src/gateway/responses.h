@@ -1,6 +1,6 @@
 /* /v1/responses: OpenAI's Responses API, a translation above chats, and the only one whose answers are kept.
  *
- *   responses_request.c  PURE  request -> chat request; items of a conversation
+ *   responses_request.c  PURE  what a request may say; responses_chat.c: its items and tools as a chat
  *   responses_events.c   PURE  chunks of the chat -> events with sequence numbers, and the response object
  *   responses_keep.c           what is stored, as objects of the bucket NEF_RESPONSES_BUCKET
  *   responses_live.c           an answer while it is being made: run, log, readers, takeover
