@@ -4,7 +4,8 @@
  *   completions  {"tokens": [], "token_logprobs": [], "top_logprobs": [{TOKEN: logprob}], "text_offset": []}
  *
  * A token whose bytes aren't whole UTF-8 has a name as OpenAI gives it: "bytes:\xe2\x82" in completions, where there is
- * nothing else to tell it by, and "\xe2\x82" in chats, beside its bytes. */
+ * nothing else to tell it by, and "\xe2\x82" in chats, beside its bytes. Bytes of all tokens are those of the answer:
+ * control tokens, which aren't shown, have none. */
 #include <math.h>
 #include <string.h>
 #include "base/assert.h"
@@ -108,6 +109,10 @@ static void chat_token(const struct nef_tokenizer *t, uint32_t id, float logprob
     nef_json_text_write(out, (const char *)name->data, name->bytes);
     nef_buf_text(out, ",\"logprob\":");
     number(logprob, out);
+    if (nef_token_control(t, id)) { /* it has a name and no place in the text */
+        nef_buf_text(out, ",\"bytes\":null");
+        return;
+    }
     nef_buf_text(out, ",\"bytes\":[");
     for (size_t i = 0; i < count; i++)
         nef_buf_printf(out, i == 0 ? "%u" : ",%u", (unsigned)(uint8_t)bytes[i]);

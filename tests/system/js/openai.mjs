@@ -50,9 +50,9 @@ for await (const c of await real.completions.create({ model, prompt: "Hello", ma
 assert.equal(streamed, completion.choices[0].text);
 passed("completions");
 
-const bad = await refused(real.chat.completions.create({ ...ask, presence_penalty: 1 }));
+const bad = await refused(real.chat.completions.create({ ...ask, verbosity: "low" }));
 assert(bad instanceof OpenAI.BadRequestError);
-assert.deepEqual([bad.status, bad.param, bad.code, bad.type], [400, "presence_penalty", "unsupported_parameter",
+assert.deepEqual([bad.status, bad.param, bad.code, bad.type], [400, "verbosity", "unsupported_parameter",
   "invalid_request_error"]);
 assert(bad.requestID.startsWith("req_"));
 const unknown = await refused(real.chat.completions.create({ ...ask, model: "gpt-4o" }));
