@@ -4,6 +4,7 @@
  *
  * Everything is compared with one run: scalar, one thread, one row at a time. */
 #include "fixture.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -193,6 +194,78 @@ static void found_pages(void **state)
     }
 }
 
+/* Hidden states: of the rows that want them, in row order, the same bits whatever is beside them, and those that the logits
+ * are made of. */
+static void hidden_states(void **state)
+{
+    static const uint8_t salt[2][32] = {{1}, {2}};
+    static const uint32_t chunks[] = {1, 7, 100};
+    float *expected = NULL, *logits[2];
+    uint32_t tokens[100], width;
+    struct fixture f;
+
+    (void)state;
+    fixture_open(&f, "qwen3-nano-f32", NULL, 2);
+    width = nef_model_config(f.model)->embedding;
+    make_tokens(tokens, 100, f.vocab, 3);
+    logits[0] = malloc(100 * f.vocab * sizeof(float));
+    logits[1] = malloc(100 * f.vocab * sizeof(float));
+    for (size_t c = 0; c < NEF_COUNT(chunks); c++)
+        for (int with_logits = 0; with_logits < 2; with_logits++) {
+            struct nef_kv_cache *cache = cache_open(&f, NEF_KV_F32, 8);
+            float *got = calloc(100 * width, sizeof(float));
+            struct nef_kv_sequence *s[2];
+            uint32_t cached;
+
+            for (int i = 0; i < 2; i++) {
+                assert_int_equal(nef_kv_sequence_open(cache, salt[i], NULL, 0, &cached, &s[i]), NEF_OK);
+                assert_int_equal(nef_kv_reserve(s[i], 100), NEF_OK);
+            }
+            for (uint32_t at = 0; at < 100;) {
+                uint32_t n = NEF_MIN(chunks[c], 100 - at), count = 0, wanted = 0;
+                struct nef_row rows[200];
+
+                for (uint32_t i = 0; i < n; i++) /* every third */
+                    rows[count++] = (struct nef_row){s[0], tokens[at + i], at + i, with_logits != 0, (at + i) % 3 == 0};
+                for (uint32_t i = 0; i < n; i++)
+                    rows[count++] = (struct nef_row){s[1], tokens[99 - at - i], at + i, false, c == 1};
+                assert_int_equal(nef_model_forward(f.model, rows, count, logits[0]), NEF_OK);
+                for (uint32_t i = 0; i < n; i++)
+                    if ((at + i) % 3 == 0)
+                        memcpy(got + (at + i) * width, nef_model_hidden(f.model) + wanted++ * width,
+                               width * sizeof(float));
+                if (with_logits && at == 0 && c == 0)
+                    memcpy(logits[1], logits[0], f.vocab * sizeof(float));
+                at += n;
+            }
+            if (expected == NULL)
+                expected = got;
+            else {
+                assert_bits(got, expected, 100 * width);
+                free(got);
+            }
+            for (int i = 0; i < 2; i++)
+                nef_kv_sequence_close(s[i]);
+            nef_kv_close(cache);
+        }
+    for (uint32_t i = 0; i < f.vocab; i += 97) { /* the tied embedding of token i, times the hidden state */
+        const struct nef_gguf_tensor *t = nef_gguf_tensor(nef_model_metadata(f.model), "token_embd.weight");
+        float row[1024];
+        double sum = 0;
+
+        if (!nef_model_config(f.model)->tied)
+            t = nef_gguf_tensor(nef_model_metadata(f.model), "output.weight");
+        nef_gguf_row(t, i, row);
+        for (uint32_t k = 0; k < width; k++)
+            sum += (double)row[k] * (double)expected[k];
+        assert_true(fabs(sum - (double)logits[1][i]) < 1e-3);
+    }
+    free(expected);
+    free(logits[0]);
+    free(logits[1]);
+    fixture_close(&f);
+}
+
 static void bad_batches_are_refused(void **state)
 {
     static const uint8_t salt[32];
@@ -246,7 +319,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(threads_chunks_and_kernels), cmocka_unit_test(long_sequences),
         cmocka_unit_test(beside_others),              cmocka_unit_test(found_pages),
-        cmocka_unit_test(bad_batches_are_refused),
+        cmocka_unit_test(hidden_states),                  cmocka_unit_test(bad_batches_are_refused),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

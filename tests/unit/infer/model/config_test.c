@@ -211,10 +211,61 @@ static void yarn_tables(void **state)
     }
 }
 
+static uint8_t *put_u32(uint8_t *at, const char *key, uint32_t value)
+{
+    uint64_t bytes = strlen(key);
+    uint32_t type = 4; /* GGUF_TYPE_UINT32 */
+
+    memcpy(at, &bytes, 8);
+    memcpy(at + 8, key, bytes);
+    memcpy(at + 8 + bytes, &type, 4);
+    memcpy(at + 12 + bytes, &value, 4);
+    return at + 16 + bytes;
+}
+
+/* The file with another key, which it doesn't have; and one more, so that what follows stays aligned. */
+static struct bytes with_pooling(uint32_t value)
+{
+    struct bytes b = read_model("qwen3-nano-f32"), longer = {malloc(b.count + 64), b.count + 64};
+    uint64_t keys;
+    uint8_t *end;
+
+    memcpy(longer.data, b.data, 24);
+    memcpy(longer.data + 88, b.data + 24, b.count - 24);
+    memcpy(&keys, b.data + 16, 8);
+    keys += 2;
+    memcpy(longer.data + 16, &keys, 8);
+    end = put_u32(put_u32(longer.data + 24, "qwen3.pooling_type", value), "general.number", 1);
+    assert_ptr_equal(end, longer.data + 88);
+    free(b.data);
+    return longer;
+}
+
+static void pooling_is_read(void **state)
+{
+    char error[NEF_GGUF_ERROR_MAX] = "";
+    struct nef_model_config c;
+    struct bytes b = read_model("qwen3-nano-f32");
+
+    (void)state;
+    assert_int_equal(config_of(b, error, &c), NEF_OK);
+    assert_int_equal(c.pooling_type, 0);
+    free(b.data);
+    for (uint32_t type = 0; type <= 3; type++) {
+        b = with_pooling(type);
+        assert_int_equal(config_of(b, error, &c), NEF_OK);
+        assert_int_equal(c.pooling_type, type);
+        free(b.data);
+    }
+    assert_refused(with_pooling(4), NEF_E_UNSUPPORTED, "qwen3.pooling_type is 4");
+    assert_refused(with_pooling(5), NEF_E_INVALID, "qwen3.pooling_type is 5");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reads_both_architectures),
+        cmocka_unit_test(pooling_is_read),
         cmocka_unit_test(refuses_by_name),
         cmocka_unit_test(rotary_tables),
         cmocka_unit_test(yarn_tables),

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/assert.h"
 #include "crypto/crypto.h"
@@ -112,6 +113,87 @@ static void shares_full_pages_of_the_same_beginning(void **state)
     nef_kv_sequence_close(t);
     tokens[0] ^= 1;
     nef_kv_sequence_close(open_sequence(cache, salt_a, tokens, 200, 0));
+    nef_kv_close(cache);
+}
+
+/* Two that began at the same time: one finds, page by page, what the other has computed meanwhile. */
+static void adopts_what_others_compute(void **state)
+{
+    struct nef_kv_cache *cache = cache_of(8);
+    struct nef_kv_sequence *s, *t, *u;
+    uint32_t tokens[4 * TILE], cached = 0;
+
+    (void)state;
+    fill(tokens, NEF_COUNT(tokens), 1);
+    s = open_sequence(cache, salt_a, tokens, 200, 0);
+    t = open_sequence(cache, salt_a, tokens, 200, 0);
+    u = open_sequence(cache, salt_b, tokens, 200, 0);
+    assert_int_equal(nef_kv_adopt(t, tokens, 200, &cached), NEF_OK);
+    assert_int_equal(cached, 0);
+    compute(s, tokens, 0, 130, 10);
+    assert_int_equal(nef_kv_reserve(t, 100), NEF_OK); /* pages that it then needs no more */
+    assert_int_equal(nef_kv_pages_free(cache), 8 - 3 - 2);
+    assert_int_equal(nef_kv_adopt(t, tokens, 200, &cached), NEF_OK);
+    assert_int_equal(cached, 128);
+    assert_int_equal(nef_kv_pages_free(cache), 8 - 3);
+    assert_page(t, 0, 10, false);
+    assert_page(t, 1, 18, false);
+    assert_ptr_equal(nef_kv_page(t, 1, 0, 0, false), nef_kv_page(s, 1, 0, 0, false));
+    assert_int_equal(nef_kv_adopt(u, tokens, 200, &cached), NEF_OK); /* not of another salt */
+    assert_int_equal(cached, 0);
+    nef_kv_sequence_close(u);
+    for (uint32_t i = 130; i < 192; i++)
+        nef_kv_note(s, i, tokens[i]);
+    nef_kv_sequence_close(s); /* what it computed stays */
+    assert_int_equal(nef_kv_adopt(t, tokens, 192, &cached), NEF_OK); /* the last token is always computed */
+    assert_int_equal(cached, 128);
+    assert_int_equal(nef_kv_adopt(t, tokens, 200, &cached), NEF_OK);
+    assert_int_equal(cached, 192);
+    compute(t, tokens, 192, 200, 50);
+    nef_kv_sequence_close(t);
+    nef_kv_close(cache);
+}
+
+static bool resident(const void *address)
+{
+    unsigned char state = 0;
+
+    assert_int_equal(mincore((void *)((uintptr_t)address & ~(uintptr_t)4095), 1, &state), 0);
+    return (state & 1) != 0;
+}
+
+/* What can't be found again costs no memory; what can does. */
+static void gives_memory_back(void **state)
+{
+    struct nef_kv_cache *cache;
+    struct nef_kv_sequence *s;
+    uint32_t tokens[3 * TILE];
+    uint8_t *pages[3];
+
+    (void)state;
+    assert_int_equal(nef_crypto_init(), NEF_OK);
+    assert_int_equal(nef_kv_open(&(struct nef_kv_options){.type = NEF_KV_I8, .layers = 28, .kv_heads = 8, .head_dim = 128,
+                                                          .pages = 4},
+                                 &cache),
+                     NEF_OK); /* pages of 3.6 MiB, as Qwen3-0.6B's */
+    fill(tokens, NEF_COUNT(tokens), 1);
+    for (int round = 0; round < 3; round++) {
+        s = open_sequence(cache, salt_a, tokens, 140, round == 0 ? 0 : 128);
+        assert_int_equal(nef_kv_reserve(s, 140), NEF_OK);
+        for (uint32_t i = 0; i < 3; i++) {
+            pages[i] = nef_kv_page(s, i, 14, 4, false);
+            assert_int_equal(resident(pages[i]), round > 0 && i < 2);
+            assert_int_equal(pages[i][5000], round > 0 && i < 2 ? 1 + i : 0);
+            pages[i][5000] = (uint8_t)(1 + i);
+        }
+        for (uint32_t i = round == 0 ? 0 : 128; i < 140; i++)
+            nef_kv_note(s, i, tokens[i]);
+        assert_true(resident(pages[2] + 5000));
+        nef_kv_sequence_close(s);
+        assert_true(resident(pages[0] + 5000) && resident(pages[1] + 5000));
+        assert_false(resident(pages[2] + 5000));
+        assert_int_equal(nef_kv_pages_free(cache), 4);
+    }
     nef_kv_close(cache);
 }
 
@@ -316,6 +398,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares_full_pages_of_the_same_beginning),
+        cmocka_unit_test(adopts_what_others_compute),
+        cmocka_unit_test(gives_memory_back),
         cmocka_unit_test(a_salt_sets_apart),
         cmocka_unit_test(equal_pages_become_one),
         cmocka_unit_test(forgets_what_was_used_least_recently),
