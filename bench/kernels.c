@@ -134,6 +134,7 @@ static void attention(const struct nef_kernels *set, size_t megabytes)
                                    .rows = rows,
                                    .q = rows_q,
                                    .limit = limit,
+                                   .pages = PAGES,
                                    .k_page = k,
                                    .v_page = v,
                                    .scale = 0.088f,

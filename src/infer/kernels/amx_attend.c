@@ -142,20 +142,23 @@ static float soften(const struct nef_attend *a, const float *scores, const float
 /* Rows [row0, row0 + count) of A, count up to ROWS. */
 static void attend_rows(const struct nef_attend *a, uint32_t row0, uint32_t count, const struct state *s)
 {
-    uint32_t d = a->head_dim, first = a->segment * NEF_KV_SEGMENT, last = 0, padded = (count + 15) / 16 * 16;
+    uint32_t d = a->head_dim, last = 0, padded = (count + 15) / 16 * 16;
 
     for (uint32_t r = 0; r < padded; r++) {
         for (uint32_t c = 0; c < d; c += 16)
             vi_store_16(s->q + (size_t)r * d + c,
                         r < count ? vi_srli(v_bf16(vf_load(a->q[row0 + r] + c)), 16) : vi_zero());
-        memset(s->o + (size_t)r * d, 0, d * sizeof(float));
-        s->m[r] = -INFINITY;
-        s->l[r] = 0;
+        if (a->resume && r < count)
+            memcpy(s->o + (size_t)r * d, a->out_o[row0 + r], d * sizeof(float));
+        else
+            memset(s->o + (size_t)r * d, 0, d * sizeof(float));
+        s->m[r] = a->resume && r < count ? a->out_m[row0 + r] : -INFINITY;
+        s->l[r] = a->resume && r < count ? a->out_l[row0 + r] : 0;
         if (r < count)
-            last = NEF_MAX(last, NEF_MIN(a->limit[row0 + r] - first, NEF_KV_SEGMENT - 1));
+            last = NEF_MAX(last, NEF_MIN(a->limit[row0 + r] - a->first, a->pages * NEF_KV_TILE - 1));
     }
     for (uint32_t page = 0; page * NEF_KV_TILE <= last; page++) {
-        uint32_t from = first + page * NEF_KV_TILE;
+        uint32_t from = a->first + page * NEF_KV_TILE;
         const uint16_t *k = a->k_page[page], *v = a->v_page[page];
         const float *k_scale = NULL, *v_scale = NULL;
 
@@ -204,6 +207,7 @@ void nef_amx_attend(const struct nef_attend *a, void *scratch)
         return;
     }
     NEF_ASSERT(a->head_dim % 32 == 0 && a->head_dim <= NEF_HEAD_DIM_MAX);
+    NEF_ASSERT(a->pages >= 1 && a->pages <= NEF_KV_SEGMENT / NEF_KV_TILE);
     place(&s, scratch);
     tile_configure(&config);
     for (uint32_t row0 = 0; row0 < a->rows; row0 += ROWS)

@@ -237,17 +237,19 @@ static void stage_q(const struct nef_attend *a, uint32_t row, float *out)
 NEF_VEC_INLINE void attend_block(const enum nef_kv_type type, const struct nef_attend *a, struct attend_work *w,
                                  uint32_t first, unsigned count)
 {
-    uint32_t row[ATTEND_ROWS], seen[ATTEND_ROWS], start = a->segment * NEF_KV_SEGMENT;
+    uint32_t row[ATTEND_ROWS], seen[ATTEND_ROWS];
 
     for (unsigned i = 0; i < count; i++) {
         uint32_t r = first + i;
 
-        NEF_ASSERT(a->limit[r] >= start);
+        NEF_ASSERT(a->limit[r] >= a->first);
         row[i] = r;
-        seen[i] = NEF_MIN(a->limit[r] - start, NEF_KV_SEGMENT - 1) + 1;
-        a->out_m[r] = -INFINITY;
-        a->out_l[r] = 0;
-        memset(a->out_o[r], 0, a->head_dim * sizeof(float));
+        seen[i] = NEF_MIN(a->limit[r] - a->first, a->pages * NEF_KV_TILE - 1) + 1;
+        if (!a->resume) {
+            a->out_m[r] = -INFINITY;
+            a->out_l[r] = 0;
+            memset(a->out_o[r], 0, a->head_dim * sizeof(float));
+        }
         stage_q(a, r, w->q[i]);
     }
     for (uint32_t page = 0; count > 0; page++) {
@@ -288,6 +290,7 @@ static void attend(const struct nef_attend *a, void *scratch)
 {
     _Static_assert(sizeof(struct attend_work) <= NEF_VEC_WORK_BYTES, "nef_matmul_scratch covers attention");
     NEF_ASSERT(a->head_dim % 32 == 0 && a->head_dim <= NEF_HEAD_DIM_MAX);
+    NEF_ASSERT(a->pages >= 1 && a->pages <= NEF_KV_SEGMENT / NEF_KV_TILE);
     for (uint32_t first = 0; first < a->rows; first += ATTEND_ROWS) {
         unsigned count = NEF_MIN(a->rows - first, ATTEND_ROWS);
 

@@ -109,16 +109,19 @@ enum nef_kv_type { NEF_KV_BF16, NEF_KV_F32, NEF_KV_I8 };
  * Positions not yet written hold zero bytes. 64-byte aligned. */
 size_t nef_kv_page_bytes(enum nef_kv_type type, uint32_t head_dim); /* of K or V, not both; a multiple of 64 */
 
-/* Query rows of one kv head against one segment. Row r: query r (a token and one of the heads that share the kv head),
- * may see positions 0 .. limit[r] (inclusive). Rows whose limit lies below the segment are not given. */
+/* Query rows of one kv head against pages of one segment, all of them or some that follow each other: rows may be of
+ * several sequences, as long as these pages are the same for all. Row r: query r (a token and one of the heads that share
+ * the kv head), may see positions 0 .. limit[r] (inclusive). Rows whose limit lies below `first` are not given. */
 struct nef_attend {
     enum nef_kv_type type;
     uint32_t head_dim;
     uint32_t rows;
     const float *const *q;    /* rows pointers to head_dim floats */
     const uint32_t *limit;
-    uint32_t segment;         /* first position is segment * NEF_KV_SEGMENT */
-    const void *const *k_page; /* pages of this segment, in order */
+    uint32_t first;           /* position where the first of these pages begins: a multiple of NEF_KV_TILE */
+    uint32_t pages;           /* 1 .. NEF_KV_SEGMENT / NEF_KV_TILE */
+    bool resume;              /* m, l and o hold what the segment's pages before these gave; else they are set */
+    const void *const *k_page; /* in order */
     const void *const *v_page;
     float scale;              /* 1/sqrt(head_dim), rounded to float */
     float *out_m, *out_l;     /* rows */

@@ -354,17 +354,18 @@ static void attend_tile(const struct nef_attend *a, const float *q, const void *
 
 static void attend(const struct nef_attend *a, void *scratch)
 {
-    uint32_t first = a->segment * NEF_KV_SEGMENT;
-
     (void)scratch;
+    NEF_ASSERT(a->pages >= 1 && a->pages <= NEF_KV_SEGMENT / NEF_KV_TILE);
     for (uint32_t r = 0; r < a->rows; r++) {
         uint32_t seen, at = 0;
 
-        NEF_ASSERT(a->limit[r] >= first);
-        seen = NEF_MIN(a->limit[r] - first, NEF_KV_SEGMENT - 1) + 1;
-        a->out_m[r] = -INFINITY;
-        a->out_l[r] = 0;
-        memset(a->out_o[r], 0, a->head_dim * sizeof(float));
+        NEF_ASSERT(a->limit[r] >= a->first);
+        seen = NEF_MIN(a->limit[r] - a->first, a->pages * NEF_KV_TILE - 1) + 1;
+        if (!a->resume) {
+            a->out_m[r] = -INFINITY;
+            a->out_l[r] = 0;
+            memset(a->out_o[r], 0, a->head_dim * sizeof(float));
+        }
         for (uint32_t page = 0; at < seen; page++, at += NEF_KV_TILE)
             attend_tile(a, a->q[r], a->k_page[page], a->v_page[page], NEF_MIN(seen - at, NEF_KV_TILE), &a->out_m[r],
                         &a->out_l[r], a->out_o[r]);

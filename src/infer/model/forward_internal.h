@@ -15,9 +15,15 @@ struct piece {
     uint32_t row0, rows, page;
 };
 /* Rows of one sequence that attend together. */
-struct block {
+struct strand {
     uint32_t row0, rows;
-    uint32_t segments; /* that the last row sees */
+    uint32_t shared; /* leading pages that the next strand has too: all of them full, and below both strands' rows */
+};
+/* Strands that attend together, since they have pages in common; most often it is one. */
+struct block {
+    uint32_t strand0, strands;
+    uint32_t rows;     /* of all strands */
+    uint32_t segments; /* that the longest strand sees */
     bool split;        /* each segment is a task of its own, and its result goes to `partials` */
     size_t partial_at; /* floats */
 };
@@ -47,8 +53,9 @@ struct nef_forward {
     /* ---- the batch that runs ---- */
     const struct nef_row *rows;
     uint32_t count;
-    uint32_t piece_count, block_count, item_count, split_count;
+    uint32_t piece_count, strand_count, block_count, item_count, split_count;
     struct piece pieces[NEF_BATCH_ROWS_MAX];
+    struct strand strands[NEF_BATCH_ROWS_MAX];
     struct block blocks[NEF_BATCH_ROWS_MAX];
     struct item items[ATTEND_ITEMS_MAX];
     uint32_t splits[NEF_BATCH_ROWS_MAX]; /* blocks that are split */

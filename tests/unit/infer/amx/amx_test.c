@@ -102,7 +102,8 @@ static void test_linear(void **unused)
     }
 }
 
-static void attention(enum nef_kv_type type, uint32_t d, uint32_t rows, uint32_t segment)
+/* cut: pages of a first call; all rows see more than those. */
+static void attention(enum nef_kv_type type, uint32_t d, uint32_t rows, uint32_t segment, uint32_t cut)
 {
     enum { PAGES = NEF_KV_SEGMENT / NEF_KV_TILE };
     size_t bytes = nef_kv_page_bytes(type, d);
@@ -114,7 +115,7 @@ static void attention(enum nef_kv_type type, uint32_t d, uint32_t rows, uint32_t
     uint32_t *limit = calloc(rows, sizeof(*limit));
     float *m[2], *l[2];
     void *scratch = room(nef_matmul_scratch(NEF_BLOCK_COLS));
-    uint32_t seen = 1 + (uint32_t)(next() % NEF_KV_SEGMENT);
+    uint32_t least = cut * NEF_KV_TILE, seen = least + 1 + (uint32_t)(next() % (NEF_KV_SEGMENT - least));
 
     assert_true(q != NULL && o != NULL && limit != NULL);
     for (uint32_t p = 0; p < PAGES; p++) {
@@ -132,18 +133,27 @@ static void attention(enum nef_kv_type type, uint32_t d, uint32_t rows, uint32_t
         q[r] = q_all + (size_t)r * d;
         for (uint32_t c = 0; c < d; c++)
             q_all[(size_t)r * d + c] = 3 * unit();
-        limit[r] = segment * NEF_KV_SEGMENT + (uint32_t)(next() % seen);
+        limit[r] = segment * NEF_KV_SEGMENT + least + (uint32_t)(next() % (seen - least));
     }
     for (unsigned i = 0; i < 2; i++) {
         const struct nef_kernels *set = i == 0 ? &nef_kernels_scalar : &nef_kernels_amx_emulated;
-        struct nef_attend a = {.type = type, .head_dim = d, .rows = rows, .q = q, .limit = limit, .segment = segment,
-                               .k_page = k, .v_page = v, .scale = 0.17f, .out_o = o};
+        struct nef_attend a = {.type = type, .head_dim = d, .rows = rows, .q = q, .limit = limit, .pages = PAGES,
+                               .first = segment * NEF_KV_SEGMENT, .k_page = k, .v_page = v, .scale = 0.17f, .out_o = o};
 
         a.out_m = m[i] = room(rows * 4);
         a.out_l = l[i] = room(rows * 4);
         o_all[i] = room((size_t)rows * d * 4);
         for (uint32_t r = 0; r < rows; r++)
             o[r] = o_all[i] + (size_t)r * d;
+        if (cut > 0) { /* the first pages, then the rest */
+            a.pages = cut;
+            set->attend(&a, scratch);
+            a.pages = PAGES - cut;
+            a.first += cut * NEF_KV_TILE;
+            a.k_page += cut;
+            a.v_page += cut;
+            a.resume = true;
+        }
         set->attend(&a, scratch);
         for (uint32_t r = 0; r < rows; r++)
             set->attend_finish(d, a.out_l[r], o[r], o[r]); /* evens out signs of zero */
@@ -174,11 +184,12 @@ static void test_attention(void **unused)
         skip();
     for (int type = NEF_KV_BF16; type <= NEF_KV_I8; type++)
         for (size_t i = 0; i < NEF_COUNT(dims); i++) {
-            attention((enum nef_kv_type)type, dims[i], 8, 0);
-            attention((enum nef_kv_type)type, dims[i], 21, 3);
+            attention((enum nef_kv_type)type, dims[i], 8, 0, 0);
+            attention((enum nef_kv_type)type, dims[i], 21, 3, 0);
+            attention((enum nef_kv_type)type, dims[i], 19, 1, 1 + (uint32_t)i * 4);
         }
-    attention(NEF_KV_BF16, 64, 130, 0);
-    attention(NEF_KV_I8, 64, 70, 1);
+    attention(NEF_KV_BF16, 64, 130, 0, 0);
+    attention(NEF_KV_I8, 64, 70, 1, 0);
 }
 
 static void test_agrees(void **unused)

@@ -60,9 +60,10 @@ struct partial {
     float m, l, o[NEF_HEAD_DIM_MAX];
 };
 
-/* Rows row[0 .. rows) with their limits against one segment. */
-static void attend(const struct nef_kernels *set, const struct cache *c, uint32_t segment, uint32_t rows,
-                   const uint32_t *row, const uint32_t *limit, struct partial *out)
+/* Rows row[0 .. rows) with their limits against PAGES pages of one segment from PAGE on; if that isn't the first, OUT
+ * has what those before gave. */
+static void attend_pages(const struct nef_kernels *set, const struct cache *c, uint32_t segment, uint32_t page,
+                         uint32_t pages, uint32_t rows, const uint32_t *row, const uint32_t *limit, struct partial *out)
 {
     const float *q[ROWS_MAX];
     float m[ROWS_MAX], l[ROWS_MAX], *o[ROWS_MAX];
@@ -73,7 +74,9 @@ static void attend(const struct nef_kernels *set, const struct cache *c, uint32_
                            .rows = rows,
                            .q = q,
                            .limit = limit,
-                           .segment = segment,
+                           .first = segment * NEF_KV_SEGMENT + page * NEF_KV_TILE,
+                           .pages = pages,
+                           .resume = page != 0,
                            .k_page = k,
                            .v_page = v,
                            .scale = 1.0f / sqrtf((float)c->dim),
@@ -81,13 +84,15 @@ static void attend(const struct nef_kernels *set, const struct cache *c, uint32_
                            .out_l = l,
                            .out_o = o};
 
-    for (uint32_t i = 0; i < 16; i++) {
-        k[i] = c->k[segment * 16 + i];
-        v[i] = c->v[segment * 16 + i];
+    for (uint32_t i = 0; i < pages; i++) {
+        k[i] = c->k[segment * 16 + page + i];
+        v[i] = c->v[segment * 16 + page + i];
     }
     for (uint32_t i = 0; i < rows; i++) {
         q[i] = c->queries + (size_t)row[i] * c->dim;
         o[i] = out[i].o;
+        m[i] = out[i].m;
+        l[i] = out[i].l;
     }
     set->attend(&a, scratch);
     for (uint32_t i = 0; i < rows; i++) {
@@ -95,6 +100,12 @@ static void attend(const struct nef_kernels *set, const struct cache *c, uint32_
         out[i].l = l[i];
     }
     free(scratch);
+}
+
+static void attend(const struct nef_kernels *set, const struct cache *c, uint32_t segment, uint32_t rows,
+                   const uint32_t *row, const uint32_t *limit, struct partial *out)
+{
+    attend_pages(set, c, segment, 0, 16, rows, row, limit, out);
 }
 
 /* All rows over all segments that they see, in calls of at most PART rows, joined and finished: rows x dim. */
@@ -248,6 +259,46 @@ static void test_segments_and_cuts_do_not_show(void **state)
         }
 }
 
+/* A segment in two calls: the first for all rows, the second for those that see more, one by one or together. */
+static void test_a_segment_may_be_left_and_resumed(void **state)
+{
+    static struct partial expected[ROWS_MAX], got[ROWS_MAX];
+    struct random r = {9};
+
+    (void)state;
+    for (int type = NEF_KV_BF16; type <= NEF_KV_I8; type++)
+        for (uint32_t rows = 1; rows <= 22; rows += 3)
+            for (uint32_t page = 1; page < 16; page += 1 + random_below(&r, 6)) {
+                const struct nef_kernels *const one[] = {scalar_set(), NULL}, *const *sets = one;
+                const uint32_t positions = 1024, dim = dims[rows % NEF_COUNT(dims)];
+                uint32_t row[ROWS_MAX], limit[ROWS_MAX];
+                struct cache c;
+
+                cache_init(&c, &r, scalar_set(), (enum nef_kv_type)type, dim, positions, PLAIN);
+                for (uint32_t i = 0; i < rows; i++) {
+                    row[i] = i;
+                    limit[i] = page * NEF_KV_TILE + random_below(&r, positions - page * NEF_KV_TILE);
+                }
+                attend(scalar_set(), &c, 0, rows, row, limit, expected);
+                for (int fast = 0; fast < 2; fast++, sets = fast_sets())
+                    for (; *sets != NULL; sets++) {
+                        uint32_t part = 1 + random_below(&r, rows);
+
+                        memset(got, 0x55, sizeof got);
+                        attend_pages(*sets, &c, 0, 0, page, rows, row, limit, got);
+                        for (uint32_t i = 0; i < rows; i += part)
+                            attend_pages(*sets, &c, 0, page, 16 - page, NEF_MIN(part, rows - i), row + i, limit + i,
+                                         got + i);
+                        for (uint32_t i = 0; i < rows; i++) {
+                            assert_true(same_floats((*sets)->name, &expected[i].m, &got[i].m, 1));
+                            assert_true(same_floats((*sets)->name, &expected[i].l, &got[i].l, 1));
+                            assert_true(same_floats((*sets)->name, expected[i].o, got[i].o, dim));
+                        }
+                    }
+                cache_done(&c);
+            }
+}
+
 /* A cache whose scores are the given ones: q = 8 e0, key = score e0, 1/sqrt(64) takes the 8 away. */
 static void put_score(const struct nef_kernels *set, struct cache *c, uint32_t pos, float score)
 {
@@ -371,6 +422,7 @@ int main(void)
         cmocka_unit_test(test_pages_equal_scalar),           cmocka_unit_test(test_partials_equal_scalar),
         cmocka_unit_test(test_broken_values_are_broken_alike), cmocka_unit_test(test_segments_and_cuts_do_not_show),
         cmocka_unit_test(test_hidden_positions_do_not_show), cmocka_unit_test(test_a_maximum_of_zeros_is_plus_zero),
+        cmocka_unit_test(test_a_segment_may_be_left_and_resumed),
         cmocka_unit_test(test_scalar_is_near_float64),
     };
 
