@@ -25,13 +25,13 @@ check() {
 }
 
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-export TSAN_OPTIONS=halt_on_error=1
+export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp"
 check units-asan 600 meson test -C build-asan --no-rebuild --print-errorlogs
 check units-clang 600 meson test -C build-clang --no-rebuild --print-errorlogs
 check units-tsan 1200 meson test -C build-tsan --no-rebuild --print-errorlogs -t 5
 # A region of programs built with ThreadSanitizer, under clients and through the loss of zones. A race makes the zone
 # exit with 66, which no test takes for a clean end.
-check region-tsan 1800 env NEF="$PWD/build-tsan/nef" TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp" \
+check region-tsan 1800 env NEF="$PWD/build-tsan/nef" \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py tests/system/test_faults_requests.py \
     tests/system/test_faults_zone.py
 check seeds 3600 build/tests/sim/nef_sim --seeds "1-$seeds"

@@ -41,7 +41,7 @@ struct nef_runtime {
     struct proposal *first, *last, *applying;
     struct waiting *rooms, *reads;
     uint64_t number, bytes, reads_asked;
-    uint32_t have;
+    _Atomic uint32_t have;
     bool stop, ended;
 };
 
@@ -420,14 +420,27 @@ nef_err nef_runtime_read_wait(struct nef_runtime *rt, uint32_t cell, const uint8
     return NEF_OK;
 }
 
+static pthread_mutex_t damaged_lock = PTHREAD_MUTEX_INITIALIZER;
+static char damaged_file[4096];
+
+void fake_set_damaged_file(const char *path)
+{
+    NEF_ASSERT(pthread_mutex_lock(&damaged_lock) == 0);
+    (void)snprintf(damaged_file, sizeof(damaged_file), "%s", path);
+    NEF_ASSERT(pthread_mutex_unlock(&damaged_lock) == 0);
+}
+
 /* The test flipped a bit of the byte 1,000 bytes after the record's beginning: flip it back. */
 nef_err nef_runtime_repair(struct nef_runtime *rt, uint32_t cell, uint64_t offset)
 {
-    FILE *f = fopen(fake_options.damaged_file, "r+b");
+    FILE *f;
     long at = (long)(offset % rt->segment_bytes + 1000);
     uint8_t byte;
 
     (void)cell;
+    NEF_ASSERT(pthread_mutex_lock(&damaged_lock) == 0);
+    f = fopen(damaged_file, "r+b");
+    NEF_ASSERT(pthread_mutex_unlock(&damaged_lock) == 0);
     if (f == NULL)
         return NEF_E_PEER;
     NEF_ASSERT(fseek(f, at, SEEK_SET) == 0 && fread(&byte, 1, 1, f) == 1);

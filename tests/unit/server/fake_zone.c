@@ -100,7 +100,7 @@ int main(int argc, char **argv)
            "\", \"token\": \"" TOKEN "\"}\n",
            nef_s3_service_port(s3), nef_admin_port(admin));
     (void)fflush(stdout);
-    while (fgets(line, sizeof(line), stdin) != NULL) /* commands of the test */
+    while (fgets(line, sizeof(line), stdin) != NULL) { /* commands of the test */
         if (strncmp(line, "durability ", 11) == 0)
             fake_set_durability(rt, (uint32_t)atoi(line + 11));
         else if (strncmp(line, "clock_unknown ", 14) == 0)
@@ -109,9 +109,11 @@ int main(int argc, char **argv)
             say_streams(rt, config.cells);
         else if (strncmp(line, "busy_aborts ", 12) == 0)
             atomic_store(&fake_options.busy_aborts, (uint32_t)atoi(line + 12));
-        else if (strncmp(line, "damaged ", 8) == 0)
-            (void)snprintf(fake_options.damaged_file, sizeof(fake_options.damaged_file), "%.*s",
-                           (int)strcspn(line + 8, "\n"), line + 8);
+        else if (strncmp(line, "damaged ", 8) == 0) {
+            line[strcspn(line, "\n")] = '\0';
+            fake_set_damaged_file(line + 8);
+        }
+    }
     nef_admin_attach(admin, NULL);
     nef_s3_service_stop(s3, 200);
     nef_admin_stop(admin);
