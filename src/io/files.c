@@ -121,6 +121,48 @@ nef_err nef_file_replace(const char *path, unsigned mode, const void *data, size
     return put_file(path, mode, data, bytes, true);
 }
 
+/* BYTES of DATA into PATH itself, which is nobody's yet. */
+static nef_err fill_file(const char *path, unsigned mode, const void *data, size_t bytes)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode);
+    nef_err err;
+
+    if (fd < 0)
+        return nef_file_error(errno);
+    err = write_all(fd, data, bytes);
+    if (err == NEF_OK && (fchmod(fd, mode) != 0 || ftruncate(fd, (off_t)bytes) != 0 || fsync(fd) != 0))
+        err = nef_file_error(errno);
+    if (close(fd) != 0 && err == NEF_OK)
+        err = nef_file_error(errno);
+    return err;
+}
+
+nef_err nef_file_swap(const char *path, unsigned mode, const void *data, size_t bytes)
+{
+    char other[PATH_BYTES];
+    bool gone = false; /* PATH.other is: there was no PATH, or this file system can't exchange two names */
+    int n = snprintf(other, sizeof(other), "%s" NEF_FILE_OTHER, path);
+    nef_err err;
+
+    if (n < 0 || (size_t)n >= sizeof(other) || bytes > NEF_FILE_SWAP_MAX)
+        return NEF_E_INVALID;
+    err = fill_file(other, mode, data, bytes);
+    if (err != NEF_OK)
+        return err;
+    if (renameat2(AT_FDCWD, other, AT_FDCWD, path, RENAME_EXCHANGE) != 0) {
+        gone = errno == ENOENT || errno == EINVAL || errno == ENOSYS;
+        if (!gone || rename(other, path) != 0)
+            return nef_file_error(errno);
+    }
+    err = sync_parent(path);
+    if (err == NEF_OK && gone) {
+        err = fill_file(other, mode, data, bytes);
+        if (err == NEF_E_NOSPACE) /* what was asked for is done; the next call needs space, like a first one */
+            err = NEF_OK;
+    }
+    return err;
+}
+
 nef_err nef_file_read(const char *path, size_t bytes_max, bool only_owner, struct nef_buf *out)
 {
     struct stat st;

@@ -19,6 +19,13 @@ NEF_MUST_CHECK nef_err nef_file_make(const char *path, unsigned mode, const void
 NEF_MUST_CHECK nef_err nef_file_replace(const char *path, unsigned mode, const void *data,
                                         size_t bytes);
 
+/* The same for a small file (at most NEF_FILE_SWAP_MAX) that has to be written on a disk without a free byte, too:
+ * PATH and PATH.other keep a block each, and exchange their names. Only the first call needs space. One caller at a
+ * time. */
+#define NEF_FILE_SWAP_MAX 512u
+#define NEF_FILE_OTHER    ".other"
+NEF_MUST_CHECK nef_err nef_file_swap(const char *path, unsigned mode, const void *data, size_t bytes);
+
 /* Append the whole file to OUT. only_owner: refuse one that group or others may read or write.
  * Errors: NEF_E_NOT_FOUND, NEF_E_DENIED (only_owner, no permission, or not a plain file), NEF_E_LIMIT
  * (more than bytes_max), NEF_E_IO. */

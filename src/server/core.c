@@ -6,6 +6,7 @@
  * else is somebody else's thread. Leases are granted by this thread (R4): a core that stalls grants none. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 #include "base/assert.h"
@@ -98,15 +99,24 @@ static void fail(struct nef_runtime *rt, uint32_t cell, nef_err err, const char 
     post(rt, item);
 }
 
-static void persist(struct nef_runtime *rt, uint64_t epoch)
+/* Always of one length, and in a file that takes no new block: an epoch must be known durably when a zone is lost, and
+ * if this one's disk is full at that moment the region would be gone with it. */
+nef_err epoch_write(const struct nef_runtime *rt, uint64_t epoch)
 {
     char path[4096], text[64];
-    struct item *item;
-    nef_err err;
-    int n = snprintf(text, sizeof(text), "{\"version\":1,\"epoch\":%llu}\n", (unsigned long long)epoch);
 
     (void)snprintf(path, sizeof(path), "%s/" NEF_EPOCH_FILE, rt->config->data_dir);
-    err = nef_file_replace(path, 0600, text, (size_t)n);
+    memset(text, ' ', sizeof(text));
+    text[snprintf(text, sizeof(text), "{\"version\":1,\"epoch\":%llu}", (unsigned long long)epoch)] = ' ';
+    text[sizeof(text) - 1] = '\n';
+    return nef_file_swap(path, 0600, text, sizeof(text));
+}
+
+static void persist(struct nef_runtime *rt, uint64_t epoch)
+{
+    struct item *item;
+    nef_err err = epoch_write(rt, epoch);
+
     if (err != NEF_OK) {
         fail(rt, 0, err, "epoch");
         return;

@@ -306,6 +306,7 @@ uint64_t now_ns(void);
 
 /* core.c */
 #define NEF_EPOCH_FILE "epoch"
+NEF_MUST_CHECK nef_err epoch_write(const struct nef_runtime *rt, uint64_t epoch); /* durable on return */
 void *core_main(void *argument);
 void core_queries(struct nef_runtime *rt, struct nef_repl_config *config); /* what the core asks of the logs */
 void core_publish(struct nef_runtime *rt);                                /* its status, for others */

@@ -64,6 +64,8 @@ void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
     out->free_bytes = atomic_load(&rt->free_bytes);
     out->total_bytes = atomic_load(&rt->total_bytes);
     out->sync_count = atomic_load(&rt->sync_count);
+    for (uint32_t i = 0; i < rt->cell_count; i++)
+        out->index_full = out->index_full || atomic_load(&rt->cells[i].index_full);
     out->sync_ns_sum = atomic_load(&rt->sync_ns_sum);
     for (uint32_t i = 0; i < 16; i++)
         out->sync_buckets[i] = atomic_load(&rt->sync_buckets[i]);

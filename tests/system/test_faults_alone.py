@@ -1,5 +1,5 @@
-"""kill -9 of `nef etcd-alone`, which makes a cluster of etcd's survivor when a loss is accepted: at each of its steps, by
-hand and under the supervisor, and of the supervisor with it. See FAULTS.md."""
+"""kill -9 of `nef etcd-alone`, which makes a cluster of etcd's survivor when a loss is accepted: at each of its steps,
+by hand and under the supervisor, and of the supervisor with it. See FAULTS.md."""
 import glob
 import hashlib
 import json

@@ -1,9 +1,12 @@
 """Requests that run while something ends: an upload through a failover, a bucket that goes away. See FAULTS.md."""
 import hashlib
+import json
 import os
 import random
 import threading
 import time
+import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lib.load import Load, body_of
@@ -157,3 +160,44 @@ def test_bucket_that_requires_both_zones(faulty):
     faulty.wait_durability("2/2", 40)
     assert s3.request("PUT", "/both/k", body=b"z")[0] == 200
     assert S3.of(faulty, "b").request("GET", "/both/k")[2] == b"z"
+
+
+def test_one_user_is_made_in_both_zones_at_once(faulty):
+    """The same name is asked for in both zones at the same moment, by the admin API and by the command, also while the
+    primary moves: one gets it, all others are told 409; the one secret that was given works in both zones."""
+    assert S3.of(faulty).request("PUT", "/users-bucket")[0] in (200, 409)
+
+    def by_api(zone, name, barrier):
+        barrier.wait()
+        try:
+            return 201, json.loads(faulty.admin(zone, "/users", "POST", json.dumps({"name": name}).encode(), 15))
+        except urllib.error.HTTPError as e:
+            return e.code, e.read()
+
+    def by_command(zone, name, barrier):
+        token = faulty.path("secrets", "admin.token")
+        barrier.wait()
+        r = faulty.nef("user", "add", name, "--endpoint", faulty.zone(zone)["admin"], "--token-file", token,
+                       check=False)
+        assert r.returncode == 0 or "exists" in r.stderr, (r.stdout, r.stderr)
+        return (201, None) if r.returncode == 0 else (409, None)
+
+    for n in range(6):
+        name = f"twice-{os.urandom(4).hex()}"
+        asked = [(by_command if n == 5 else by_api, zone) for zone in ("a", "b") for _ in range(3)]
+        barrier = threading.Barrier(len(asked))
+        with ThreadPoolExecutor(len(asked) + 1) as pool:
+            answers = [pool.submit(how, zone, name, barrier) for how, zone in asked]
+            if n == 4:
+                pool.submit(faulty.handover, "b" if faulty.primary() == "a" else "a").result()
+            answers = [a.result() for a in answers]
+        codes = sorted(code for code, _ in answers)
+        assert codes == [201] + [409] * (len(asked) - 1), answers
+        lists = [json.loads(faulty.admin(z, "/users"))["users"] for z in ("a", "b")]
+        keys = [[u["access_key"] for u in users if u["name"] == name] for users in lists]
+        assert keys[0] == keys[1] and len(keys[0]) == 1, keys
+        made = next((user for code, user in answers if code == 201), None)
+        for zone in ("a", "b") if made else ():
+            assert made["access_key"] == keys[0][0]
+            client = faulty.boto(zone, access_key=made["access_key"], secret_key=made["secret_key"])
+            client.put_object(Bucket="users-bucket", Key=name, Body=b"x")
