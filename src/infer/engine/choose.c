@@ -6,8 +6,8 @@
  *
  * The thinking budget may say the token instead. Whatever it is, the grammar and the penalties take note of it.
  *
- * Masks are made here, between two passes of the model: some microseconds, and at most about a millisecond where a state
- * of a grammar is met for the first time (grammar.h), while the other threads choose for the other sequences. */
+ * Masks are made here, between two passes of the model: some microseconds, and at most about a millisecond where a
+ * state of a grammar is met for the first time (grammar.h), while the other threads choose for the other sequences. */
 #include <math.h>
 #include <string.h>
 #include "infer/engine/engine_internal.h"

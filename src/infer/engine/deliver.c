@@ -4,8 +4,9 @@
 
 /* ---- embeddings ---- */
 
-/* Pooling: the mean is a sum in double over positions in ascending order, for each component by itself, divided by their
- * number and rounded to float once; first and last are the state itself. STATES: of this batch's rows that want them. */
+/* Pooling: the mean is a sum in double over positions in ascending order, for each component by itself, divided by
+ * their number and rounded to float once; first and last are the state itself. STATES: of this batch's rows that want
+ * them. */
 static void pool(struct nef_engine *e, struct nef_generation *g, const float *states, uint32_t rows)
 {
     uint32_t width = e->config->embedding;

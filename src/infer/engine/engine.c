@@ -1,7 +1,7 @@
 /* The engine: its start, its thread, its end; see engine.h and, for the parts, engine_internal.h.
  *
- * The thread looks for what was cancelled, admits, runs a batch, and begins again. A batch takes from 10 milliseconds to
- * about 150 (schedule.h), which is how long a new or cancelled request waits. */
+ * The thread looks for what was cancelled, admits, runs a batch, and begins again. A batch takes from 10 milliseconds
+ * to about 150 (schedule.h), which is how long a new or cancelled request waits. */
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -38,8 +38,8 @@ enum nef_finish { NEF_FINISH_NONE, NEF_FINISH_STOP, NEF_FINISH_LENGTH, NEF_FINIS
 
 struct nef_token { /* what a callback is told */
     uint32_t token, position;
-    /* Log softmax of the model's own logits over the tokenizer's vocabulary: before mask, bias, penalties and temperature
-     * (vLLM's raw_logprobs). NAN unless asked for. */
+    /* Log softmax of the model's own logits over the tokenizer's vocabulary: before mask, bias, penalties and
+     * temperature (vLLM's raw_logprobs). NAN unless asked for. */
     float logprob;
     /* The top_count most likely ones, descending, equals: lower id first. Valid during the callback. */
     const struct nef_logprob *top;
@@ -69,12 +69,12 @@ struct nef_generate {
     const uint32_t *budget_text; /* copied */
     uint32_t budget_count;       /* at most NEF_ENGINE_BUDGET_MAX */
     uint32_t logprobs;           /* 0: none; 1 + k: of the chosen token and of the k most likely ones */
-    /* prompt_token is called for each token of the prompt (of the first with a NAN; not for the continued ones), with so
-     * many most likely ones as `logprobs` says. The prefix cache isn't read then. */
+    /* prompt_token is called for each token of the prompt (of the first with a NAN; not for the continued ones), with
+     * so many most likely ones as `logprobs` says. The prefix cache isn't read then. */
     bool prompt_logprobs;
     uint8_t salt[32]; /* of the prefix cache */
-    /* Fairness: a tenant's share of the machine is its weight (1 .. NEF_ENGINE_WEIGHT_MAX; 0 is 1) among those that want it,
-     * whatever number of requests it has (share.h). The weight is that of the tenant's latest request. */
+    /* Fairness: a tenant's share of the machine is its weight (1 .. NEF_ENGINE_WEIGHT_MAX; 0 is 1) among those that
+     * want it, whatever number of requests it has (share.h). The weight is that of the tenant's latest request. */
     uint64_t tenant;
     uint32_t weight;
     /* 0 normal; a higher one (up to NEF_ENGINE_PRIORITY_MAX) is admitted first, and takes the slot of a lower one */
@@ -96,10 +96,10 @@ struct nef_generate {
     void *context;
 };
 /* Any thread. *out_generation is one reference, the caller's; callbacks may come before this returns. Time grows with
- * `continued`, since a grammar reads those tokens here. Errors: NEF_E_RANGE (empty prompt, a token out of the vocabulary,
- * longer than the context, a number out of its bounds, a grammar of another vocabulary), NEF_E_INVALID (the continued
- * tokens are none of the grammar's, or its end), NEF_E_BUSY (too many wait), NEF_E_CLOSED, NEF_E_NOMEM; then no callback
- * is made. Finishing with NEF_E_INVALID: a forced token isn't allowed by the grammar. */
+ * `continued`, since a grammar reads those tokens here. Errors: NEF_E_RANGE (empty prompt, a token out of the
+ * vocabulary, longer than the context, a number out of its bounds, a grammar of another vocabulary), NEF_E_INVALID (the
+ * continued tokens are none of the grammar's, or its end), NEF_E_BUSY (too many wait), NEF_E_CLOSED, NEF_E_NOMEM; then
+ * no callback is made. Finishing with NEF_E_INVALID: a forced token isn't allowed by the grammar. */
 NEF_MUST_CHECK nef_err nef_engine_generate(struct nef_engine *engine, const struct nef_generate *g,
                                            struct nef_generation **out_generation);
 /* Any thread: ends it soon (finished is still called). Harmless when it has ended. */

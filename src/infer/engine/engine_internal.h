@@ -8,8 +8,8 @@
  *   deliver.c     what a batch brought, to its requests
  *   share.c, schedule.c, sampler.c, logprob.c, penalty.c   PURE: decisions and arithmetic
  *
- * One thread, the engine's, does everything but generate and cancel. `lock` guards what those touch. No callback is made
- * under it. */
+ * One thread, the engine's, does everything but generate and cancel. `lock` guards what those touch. No callback is
+ * made under it. */
 #ifndef NEF_INFER_ENGINE_INTERNAL_H
 #define NEF_INFER_ENGINE_INTERNAL_H
 
@@ -118,8 +118,8 @@ static inline uint64_t nef_engine_now_ns(void)
 }
 
 /* ---- generation.c ---- */
-/* Its end: closes its sequence, tells it, drops the engine's reference. It is in no list any more; RUNS: it was running,
- * else waiting. */
+/* Its end: closes its sequence, tells it, drops the engine's reference. It is in no list any more; RUNS: it was
+ * running, else waiting. */
 void nef_generation_end(struct nef_engine *e, struct nef_generation *g, bool runs, enum nef_finish finish, nef_err err);
 /* Token number g->count: into `tokens`. Errors: NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_generation_append(struct nef_generation *g, uint32_t token);

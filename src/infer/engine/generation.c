@@ -1,5 +1,6 @@
-/* One request: checked, copied, and at last ended. What costs time that grows with the request (copying, reading continued
- * tokens with the grammar, counting tokens for penalties) is done here, by the thread that asks, not by the engine's.
+/* One request: checked, copied, and at last ended. What costs time that grows with the request (copying, reading
+ * continued tokens with the grammar, counting tokens for penalties) is done here, by the thread that asks, not by the
+ * engine's.
  *
  * Ownership: a generation has one reference of its caller's and one of the engine's, which ends with finished(). */
 #include <stdlib.h>

@@ -1,5 +1,5 @@
-/* Log probabilities; see logprob.h. No function of libm, as in the rest of the path of a token (docs/numerics.md): ln is
- * made of + - * / here, with an error below 1e-15. */
+/* Log probabilities; see logprob.h. No function of libm, as in the rest of the path of a token (docs/numerics.md): ln
+ * is made of + - * / here, with an error below 1e-15. */
 #include "infer/engine/logprob.h"
 #include <stdbool.h>
 #include <string.h>
@@ -45,12 +45,17 @@ nef_err nef_logsum(const float *logits, uint32_t vocab, struct nef_logsum *out_s
     }
     if (bad || !(largest > -__builtin_inff()) || !(largest < __builtin_inff()))
         return NEF_E_CORRUPT;
-    for (; i + LANES <= vocab; i += LANES)
+    for (; i + LANES <= vocab; i += LANES) {
+        float weights[LANES]; /* apart, so that compilers see what is the same operation on all */
+
         for (uint32_t l = 0; l < LANES; l++) {
             float x = logits[i + l] - largest;
 
-            lanes[l] += (double)nef_weight(x < -81.0f ? -81.0f : x);
+            weights[l] = nef_weight(x < -81.0f ? -81.0f : x);
         }
+        for (uint32_t l = 0; l < LANES; l++)
+            lanes[l] += (double)weights[l];
+    }
     for (uint32_t l = 0; i + l < vocab; l++) {
         float x = logits[i + l] - largest;
 

@@ -2,7 +2,8 @@
  *
  *   m     the largest logit
  *   w[i]  exp(logit[i] - m) in float (weight.h; below exp(-80): 0)
- *   sum   in double: lane l of 16 adds w[i] for i = l, l + 16, ... in ascending order; then lanes are folded: l + (l+8),
+ *   sum   in double: lane l of 16 adds w[i] for i = l, l + 16, ... in ascending order; then lanes are folded: l +
+ *   (l+8),
  *         l + (l+4), l + (l+2), l + (l+1)
  *   logprob[i] = ((double)logit[i] - m) - ln(sum), rounded to float once */
 #ifndef NEF_INFER_LOGPROB_H

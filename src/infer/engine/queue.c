@@ -8,10 +8,10 @@
  * are a slot and pages for all its tokens so far and one more, beyond what those that run have been promised; nobody
  * overtakes it, so that a long one gets its room at last.
  *
- * A running sequence is put back to the head of its tenant's queue, and computed again later, for three reasons: a waiting
- * one has a higher priority; it is another tenant's turn (nef_shares_claim); pages ran out as sequences grew. By
- * docs/numerics.md what is computed again has the same bits, so its client sees only a pause, and most of its pages are
- * usually found again.
+ * A running sequence is put back to the head of its tenant's queue, and computed again later, for three reasons: a
+ * waiting one has a higher priority; it is another tenant's turn (nef_shares_claim); pages ran out as sequences grew.
+ * By docs/numerics.md what is computed again has the same bits, so its client sees only a pause, and most of its pages
+ * are usually found again.
  *
  * It can't end in a deadlock or go round for ever: the cache holds at least one sequence of full length (checked at
  * start), pages that nobody holds can always be taken, and when pages run out the youngest of the lowest priority goes,

@@ -8,7 +8,8 @@
  * Sorting 150,000 logits for each token would cost more than a small model's layer, and filters keep few of them. So a
  * histogram over the leading bits of the logits finds a threshold that the most likely ones exceed; those are sorted,
  * and only if the filter wants more is the threshold lowered. The order is total, so what comes out doesn't depend on
- * the threshold.
+ * the threshold. Where top_k is small there is a quicker one: the k-th largest of the maxima of blocks of 64, which k
+ * tokens at least reach; those maxima are found anyway, with the largest logit.
  *
  * Compiled without contraction to fma (meson.build): the same source must round the same on every machine. */
 #include "infer/engine/sampler.h"
@@ -60,6 +61,61 @@ static void weights_of_all(const float *logits, uint32_t vocab, float temperatur
 
         out[i] = nef_weight(x < -81.0f ? -81.0f : x);
     }
+}
+
+/* ---- maxima ---- */
+
+#define BLOCK 64u
+#define LANES 16u
+#define FEW   256u /* top_k up to here */
+
+/* The largest of each block of logits; false: there is a NaN. Lanes, because compilers can't reorder maxima otherwise. */
+static bool find_maxima(const float *logits, uint32_t vocab, float *out_maxima)
+{
+    uint32_t bad[LANES] = {0}, any = 0, whole = vocab / BLOCK * BLOCK;
+
+    for (uint32_t i = 0; i < whole; i += BLOCK) {
+        float lanes[LANES], most = -__builtin_inff();
+
+        for (uint32_t l = 0; l < LANES; l++)
+            lanes[l] = -__builtin_inff();
+        for (uint32_t k = i; k < i + BLOCK; k += LANES)
+            for (uint32_t l = 0; l < LANES; l++) {
+                lanes[l] = logits[k + l] > lanes[l] ? logits[k + l] : lanes[l];
+                bad[l] |= logits[k + l] != logits[k + l];
+            }
+        for (uint32_t l = 0; l < LANES; l++)
+            most = lanes[l] > most ? lanes[l] : most;
+        out_maxima[i / BLOCK] = most;
+    }
+    if (whole < vocab)
+        out_maxima[whole / BLOCK] = -__builtin_inff();
+    for (uint32_t i = whole; i < vocab; i++) {
+        any |= logits[i] != logits[i];
+        if (logits[i] > out_maxima[whole / BLOCK])
+            out_maxima[whole / BLOCK] = logits[i];
+    }
+    for (uint32_t l = 0; l < LANES; l++)
+        any |= bad[l];
+    return any == 0;
+}
+
+/* The COUNT-th largest of them; -inf where there are fewer. COUNT is 1 .. FEW. */
+static float kth_largest(const float *maxima, uint32_t blocks, uint32_t count)
+{
+    float few[FEW];
+    uint32_t have = 0;
+
+    for (uint32_t i = 0; i < blocks; i++) {
+        uint32_t at;
+
+        if (have == count && !(maxima[i] > few[count - 1]))
+            continue;
+        for (at = have < count ? have++ : count - 1; at > 0 && maxima[i] > few[at - 1]; at--)
+            few[at] = few[at - 1];
+        few[at] = maxima[i];
+    }
+    return have == count ? few[count - 1] : -__builtin_inff();
 }
 
 /* ---- order ---- */
@@ -119,6 +175,22 @@ static uint32_t sort_likely(struct sorter *s, uint32_t least)
 
         if (rank >> (32 - BUCKET_BITS) <= last && s->logits[i] > -__builtin_inff())
             s->entries[at++] = (struct entry){rank, i};
+    }
+    sort(s->entries, s->spare, at);
+    return at;
+}
+
+/* The same with all tokens whose logit is THRESHOLD or more; it is finite. */
+static uint32_t sort_from(struct sorter *s, const float *maxima, float threshold)
+{
+    uint32_t at = 0;
+
+    for (uint32_t from = 0; from < s->vocab; from += BLOCK) {
+        uint32_t to = NEF_MIN(from + BLOCK, s->vocab);
+
+        for (uint32_t i = maxima[from / BLOCK] >= threshold ? from : to; i < to; i++)
+            if (s->logits[i] >= threshold)
+                s->entries[at++] = (struct entry){rank_of(s->logits[i]), i};
     }
     sort(s->entries, s->spare, at);
     return at;
@@ -195,31 +267,80 @@ size_t nef_sampler_scratch(uint32_t vocab)
            BUCKETS * sizeof(uint32_t);
 }
 
+/* Of the COUNT likeliest, which are all that top_k leaves, those that top_p leaves. */
+static uint32_t keep_part(const float *weights, uint32_t count, float top_p)
+{
+    double total = 0.0;
+
+    if (top_p >= 1.0f)
+        return count;
+    for (uint32_t i = 0; i < count; i++)
+        total += (double)weights[i];
+    return NEF_MIN(reach(weights, count, (double)top_p, total), count);
+}
+
+static void weigh_sorted(const struct sorter *sorter, uint32_t count, float largest, float temperature, float *out)
+{
+    for (uint32_t i = 0; i < count; i++)
+        out[i] = nef_weight(NEF_MAX((sorter->logits[sorter->entries[i].id] - largest) / temperature, -81.0f));
+}
+
+/* Sorts as many of the likeliest as top_k and top_p leave: into `entries`, with their weights. ALL is room for weights by
+ * id. Returns how many. */
+static uint32_t sort_kept(const struct nef_sampling *s, struct sorter *sorter, float largest, float *all, float *weights)
+{
+    uint32_t count, keep;
+    double total = 0.0;
+
+    count_buckets(sorter);
+    keep = s->top_k == 0 || s->top_k > sorter->finite ? sorter->finite : s->top_k;
+    if (s->top_p < 1.0f && keep == sorter->finite) {
+        weights_of_all(sorter->logits, sorter->vocab, s->temperature, largest, all);
+        for (uint32_t i = 0; i < sorter->vocab; i++)
+            total += (double)all[i];
+    }
+    for (uint32_t want = NEF_MIN(keep, FEW);; want = want > keep / 16 ? keep : want * 16) {
+        count = NEF_MIN(sort_likely(sorter, want), keep);
+        weigh_sorted(sorter, count, largest, s->temperature, weights);
+        if (keep < sorter->finite && count >= keep)
+            return keep_part(weights, count, s->top_p);
+        if (s->top_p < 1.0f && keep == sorter->finite) {
+            uint32_t reached = reach(weights, count, (double)s->top_p, total);
+
+            if (reached <= count)
+                return reached;
+        }
+        if (count >= keep)
+            return count; /* all of them: rounding of the sums kept top_p from being reached */
+    }
+}
+
 nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t vocab, uint64_t position, void *scratch,
                    uint32_t *out_token)
 {
     struct sorter sorter = {.logits = logits, .vocab = vocab, .entries = scratch};
-    float *all, *weights; /* by id; of the sorted ones */
-    float largest = -__builtin_inff(), least;
-    uint32_t best = 0, count, keep;
-    bool bad = false;
-    double u, total = 0.0;
+    uint32_t best = 0, count, blocks = (vocab + BLOCK - 1) / BLOCK;
+    float largest = -__builtin_inff(), least, threshold = largest;
+    float *all, *weights, *maxima; /* by id; of the sorted ones; of blocks, until there are weights */
+    double u;
 
     NEF_ASSERT(vocab > 0);
     sorter.spare = sorter.entries + vocab;
     all = (float *)(sorter.spare + vocab);
-    weights = all + vocab + 1;
+    weights = maxima = all + vocab + 1;
     sorter.counts = (uint32_t *)(weights + vocab + 1);
-    for (uint32_t i = 0; i < vocab; i++) {
-        bad |= logits[i] != logits[i];
-        if (logits[i] > largest) {
-            largest = logits[i];
-            best = i;
+    if (!find_maxima(logits, vocab, maxima))
+        return NEF_E_CORRUPT;
+    for (uint32_t i = 0; i < blocks; i++)
+        if (maxima[i] > largest) {
+            largest = maxima[i];
+            best = i * BLOCK;
         }
-    }
-    if (bad || !(largest > -__builtin_inff()) || !(largest < __builtin_inff()))
+    if (!(largest > -__builtin_inff()) || !(largest < __builtin_inff()))
         return NEF_E_CORRUPT;
     if (!(s->temperature > 0.0f)) {
+        while (logits[best] != largest)
+            best++;
         *out_token = best;
         return NEF_OK;
     }
@@ -232,36 +353,14 @@ nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t v
         *out_token = draw_by_id(all, vocab, least, u);
         return NEF_OK;
     }
-    count_buckets(&sorter);
-    keep = s->top_k == 0 || s->top_k > sorter.finite ? sorter.finite : s->top_k;
-    if (s->top_p < 1.0f && keep == sorter.finite) {
-        weights_of_all(logits, vocab, s->temperature, largest, all);
-        for (uint32_t i = 0; i < vocab; i++)
-            total += (double)all[i];
-    }
-    for (uint32_t want = NEF_MIN(keep, 256u);;) {
-        uint32_t reached;
-
-        count = NEF_MIN(sort_likely(&sorter, want), keep);
-        for (uint32_t i = 0; i < count; i++)
-            weights[i] = nef_weight(NEF_MAX((logits[sorter.entries[i].id] - largest) / s->temperature, -81.0f));
-        if (s->top_p >= 1.0f && count >= keep)
-            break;
-        if (s->top_p < 1.0f && keep < sorter.finite && count >= keep) {
-            total = 0.0; /* of those that top_k left */
-            for (uint32_t i = 0; i < count; i++)
-                total += (double)weights[i];
-        }
-        if (s->top_p < 1.0f && (keep == sorter.finite || count >= keep)) {
-            reached = reach(weights, count, (double)s->top_p, total);
-            if (reached <= count) {
-                count = reached;
-                break;
-            }
-        }
-        if (count >= keep)
-            break; /* all of them: rounding of the sums kept top_p from being reached */
-        want = want > keep / 16 ? keep : want * 16;
+    if (s->top_k > 0 && s->top_k <= FEW)
+        threshold = kth_largest(maxima, blocks, s->top_k);
+    if (threshold > -__builtin_inff()) {
+        count = NEF_MIN(sort_from(&sorter, maxima, threshold), s->top_k);
+        weigh_sorted(&sorter, count, largest, s->temperature, weights);
+        count = keep_part(weights, count, s->top_p);
+    } else {
+        count = sort_kept(s, &sorter, largest, all, weights);
     }
     *out_token = draw_sorted(sorter.entries, weights, count, least, u);
     return NEF_OK;

@@ -32,16 +32,18 @@ struct nef_schedule {
 };
 /* Writes how many rows each sequence gets in this batch; their sum is 1 .. NEF_BATCH_ROWS_MAX.
  *
- *   1. every sequence that lacks one token (it decodes) gets its row. If there are more than rows, tenants get theirs by
- *      their counters, and the sequences of a tenant take turns (who waited longest is first); prompts keep NEF_PROMPT_ROWS_MIN rows;
+ *   1. every sequence that lacks one token (it decodes) gets its row. If there are more than rows, tenants get theirs
+ *   by
+ *      their counters, and the sequences of a tenant take turns (who waited longest is first); prompts keep
+ *      NEF_PROMPT_ROWS_MIN rows;
  *   2. what is left, prompt_rows at most, goes to the tenants that have prompts, by their counters;
  *   3. of a tenant's rows its oldest prompt gets half, so that long ones go on whatever arrives;
  *   4. the other half goes to its prompts that need least, so that a short one doesn't wait for long ones;
  *   5. what is left over goes to its oldest again. */
 void nef_schedule(const struct nef_schedule *s, uint32_t *out_rows);
 
-/* prompt_rows for the next batch, when one with PROMPT_ROWS, of which USED were used, took NS; target_ns: what it should
- * take. */
+/* prompt_rows for the next batch, when one with PROMPT_ROWS, of which USED were used, took NS; target_ns: what it
+ * should take. */
 uint32_t nef_schedule_pace(uint32_t prompt_rows, uint32_t used, uint64_t ns, uint64_t target_ns);
 
 #endif

@@ -2,8 +2,8 @@
  *
  * After Virtual Token Counter (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): each tenant has a
  * counter of the rows (tokens) that were computed for it, divided by its weight, and whoever has the least goes first.
- * A tenant that comes back after it wanted nothing is lifted to the least of those that contend, so that nobody saves up
- * credit by staying away. Work is never held back for fairness: who wants nothing leaves his share to the others.
+ * A tenant that comes back after it wanted nothing is lifted to the least of those that contend, so that nobody saves
+ * up credit by staying away. Work is never held back for fairness: who wants nothing leaves his share to the others.
  *
  *   admission   the least counter gets the next slot
  *   slots       a tenant that holds fewer than its share gets one of a tenant that holds more, at once; where there are
@@ -54,8 +54,8 @@ void nef_shares_charge(struct nef_tenant *t, uint32_t rows);
 bool nef_shares_before(const struct nef_tenant *a, const struct nef_tenant *b);
 /* Whose head gets the next free slot: the highest priority, then the least counter. NULL: nobody waits. */
 struct nef_tenant *nef_shares_next(const struct nef_shares *s);
-/* No slot of SLOTS is free. Which tenant's head gets one nevertheless, and of whom? NULL: nobody's. Moving a slot so never
- * makes the opposite move come next. */
+/* No slot of SLOTS is free. Which tenant's head gets one nevertheless, and of whom? NULL: nobody's. Moving a slot so
+ * never makes the opposite move come next. */
 struct nef_tenant *nef_shares_claim(const struct nef_shares *s, uint32_t slots, struct nef_tenant **out_victim);
 
 #endif

@@ -1,11 +1,11 @@
 /* One batch: who takes part with how many rows, their pages, the model.
  *
- * Beginnings that several have in common are computed once. A sequence whose next page another one, older and of the same
- * salt, is going to compute, follows that one: it has no rows until those pages are there, and takes them then (n choices
- * of one prompt, or many requests with one long system prompt that arrive at once). Leaders are older than their
- * followers, so the oldest follows nobody and there is no circle. When a leader ends, fails or is put back, its followers
- * look for another one, and the oldest of them goes on itself. A leader is served by the counter of the neediest tenant
- * that waits for it.
+ * Beginnings that several have in common are computed once. A sequence whose next page another one, older and of the
+ * same salt, is going to compute, follows that one: it has no rows until those pages are there, and takes them then (n
+ * choices of one prompt, or many requests with one long system prompt that arrive at once). Leaders are older than
+ * their followers, so the oldest follows nobody and there is no circle. When a leader ends, fails or is put back, its
+ * followers look for another one, and the oldest of them goes on itself. A leader is served by the counter of the
+ * neediest tenant that waits for it.
  *
  * How long a batch may take is held by the number of prompt rows (nef_schedule_pace). */
 #include <string.h>
@@ -33,7 +33,8 @@ static void seek(struct nef_engine *e, uint32_t index)
         struct nef_generation *other = e->running[i];
         uint32_t until;
 
-        if (nef_generation_computes_all(other) || memcmp(other->request.salt, g->request.salt, sizeof(g->request.salt)) != 0)
+        if (nef_generation_computes_all(other) ||
+            memcmp(other->request.salt, g->request.salt, sizeof(g->request.salt)) != 0)
             continue;
         until = NEF_MIN(common(g, other), g->count - 1) / NEF_KV_TILE * NEF_KV_TILE; /* what nef_kv_adopt takes */
         if (until <= g->computed || until <= other->computed || (any && until <= g->follows))

@@ -7,9 +7,9 @@
  *   HELD      refs > 0 sequences hold it; findable (known, in a bucket's chain) once it is full
  *   KEPT      nobody holds it, findable; in the list, whose head is evicted first
  *
- * Clean pages go first, then dirty ones, then kept ones: a prefix is forgotten only when the room is needed. A page whose
- * content can't be found again (the last one of a sequence, which isn't full) is given back: it must be zero when it is
- * used again anyway, the system's zeroing costs no more, and it is done by the threads that compute.
+ * Clean pages go first, then dirty ones, then kept ones: a prefix is forgotten only when the room is needed. A page
+ * whose content can't be found again (the last one of a sequence, which isn't full) is given back: it must be zero when
+ * it is used again anyway, the system's zeroing costs no more, and it is done by the threads that compute.
  *
  * The name of a full page is SHA-256(name of the page before it, its 64 tokens), and that of the page before the first
  * is SHA-256(secret of this cache, salt). So equal names mean equal salts and equal tokens from position 0, and nobody

@@ -5,8 +5,8 @@
  * (they are read-only and counted). Pages that no sequence holds stay until the room is needed, least recently used out
  * first. A page that is handed out anew is zeroed first, so nothing of another's prompt is left.
  *
- * Memory is reserved at start, touched on demand, and what can't be found again is given back to the system at once: what
- * the process holds is the pages that are held or findable. Not thread-safe: the engine's thread alone. */
+ * Memory is reserved at start, touched on demand, and what can't be found again is given back to the system at once:
+ * what the process holds is the pages that are held or findable. Not thread-safe: the engine's thread alone. */
 #ifndef NEF_INFER_KVCACHE_H
 #define NEF_INFER_KVCACHE_H
 
@@ -38,8 +38,8 @@ NEF_MUST_CHECK nef_err nef_kv_sequence_open(struct nef_kv_cache *cache, const ui
                                             struct nef_kv_sequence **out_sequence);
 void nef_kv_sequence_close(struct nef_kv_sequence *sequence); /* its full pages stay findable */
 /* At the border of a page (positions noted so far a multiple of NEF_KV_TILE): take pages that others have made findable
- * since it was opened. TOKENS: all COUNT of the prompt, as for open. *out_cached as there: positions that need no forward
- * pass. Errors: NEF_E_NOMEM. */
+ * since it was opened. TOKENS: all COUNT of the prompt, as for open. *out_cached as there: positions that need no
+ * forward pass. Errors: NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_kv_adopt(struct nef_kv_sequence *sequence, const uint32_t *tokens, uint32_t count,
                                     uint32_t *out_cached);
 /* Pages for positions below POSITIONS. NEF_E_BUSY: not enough are free now; NEF_E_NOMEM. Then the sequence is as

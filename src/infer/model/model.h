@@ -60,8 +60,9 @@ const struct nef_gguf *nef_model_metadata(const struct nef_model *model);
 uint64_t nef_model_file_bytes(const struct nef_model *model);
 uint64_t nef_model_weight_bytes(const struct nef_model *model); /* read once by a decode step: for --bench */
 
-/* Type of the cache that adds nothing to speak of to what the weights' own rounding costs: F32 where they are F32, F16 or BF16
- * (a BF16 cache would make such a model less exact than llama.cpp with its F16 cache), BF16 for quantized ones. */
+/* Type of the cache that adds nothing to speak of to what the weights' own rounding costs: F32 where they are F32, F16
+ * or BF16 (a BF16 cache would make such a model less exact than llama.cpp with its F16 cache), BF16 for quantized ones.
+ * */
 enum nef_kv_type nef_model_kv_default(const struct nef_model *model);
 /* What it was loaded with: a thread that calls forward enters these kernels first; work beside it may use the pool. */
 const struct nef_kernels *nef_model_kernels(const struct nef_model *model);

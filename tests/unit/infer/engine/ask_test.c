@@ -1,5 +1,6 @@
-/* All that a request can ask for, each against a plain loop over the model that does the same in the simplest way, alone and
- * beside others: penalties, bias, grammar, budget, log probabilities, embeddings, and going on after a cut. */
+/* All that a request can ask for, each against a plain loop over the model that does the same in the simplest way,
+ * alone and beside others: penalties, bias, grammar, budget, log probabilities, embeddings, and going on after a cut.
+ * */
 #include "asked.h"
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@ static struct nef_engine *engine;
 /* Token i: byte i; then pieces of JSON; one that ends; the rest is nothing that a text could hold. */
 static struct nef_grammar_vocab *make_vocab(void)
 {
-    static const char *const pieces[] = {"{\"", "\": ", "\", \"", "\"}", "true", "false", "12", "ab", "name", "]}", "[1"};
+    static const char *const pieces[] = {"{\"", "\": ", "\", \"", "\"}",  "true", "false",
+                                         "12",  "ab",   "name",   "]}",   "[1"};
     static char bytes[256];
     struct nef_grammar_token *tokens = calloc(f.vocab, sizeof(*tokens));
     struct nef_grammar_vocab *vocab;
@@ -51,7 +53,8 @@ static struct nef_grammar *make_grammar(struct nef_grammar_vocab *vocab, const c
     return g;
 }
 
-static const char SCHEMA[] = "{\"type\": \"object\", \"properties\": {\"name\": {\"type\": \"string\", \"maxLength\": 20}, "
+static const char SCHEMA[] = "{\"type\": \"object\", \"properties\": {"
+                             "\"name\": {\"type\": \"string\", \"maxLength\": 20}, "
                              "\"list\": {\"type\": \"array\", \"items\": {\"type\": \"integer\", \"minimum\": 0, "
                              "\"maximum\": 9999}, \"maxItems\": 9}, \"yes\": {\"type\": \"boolean\"}}, "
                              "\"required\": [\"name\", \"list\", \"yes\"], \"additionalProperties\": false}";
@@ -65,8 +68,8 @@ struct plain {
     bool ended; /* by the grammar */
 };
 
-static void change_logits(const struct nef_generate *r, struct nef_matcher *m, const uint32_t *said, uint32_t said_count,
-                          float *logits)
+static void change_logits(const struct nef_generate *r, struct nef_matcher *m, const uint32_t *said,
+                          uint32_t said_count, float *logits)
 {
     uint32_t words[4096] = {0};
     float repetition = r->sampling.repetition_penalty == 0 ? 1 : r->sampling.repetition_penalty;

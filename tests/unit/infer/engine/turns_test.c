@@ -122,7 +122,8 @@ static void a_leader_that_goes_is_replaced(void **state)
     open_all(MANY, 0);
     make_tokens(prompt, 500, f.vocab, 5);
     for (uint32_t i = 0; i < MANY; i++)
-        alone(&f, prompt, 500 - i * 40, 12, (struct nef_sampling){.temperature = 1, .top_p = 1, .seed = i}, expected[i]);
+        alone(&f, prompt, 500 - i * 40, 12, (struct nef_sampling){.temperature = 1, .top_p = 1, .seed = i},
+              expected[i]);
     for (uint32_t round = 0; round < 60; round++) {
         uint32_t random[MANY];
 

@@ -19,8 +19,8 @@ static void assert_bits(const float *a, const float *b, uint32_t count)
     assert_memory_equal(a, b, count * sizeof(float));
 }
 
-/* Under a sanitizer the kernels are some ten times slower, and equal bits are equal in either build: a part of the combinations
- * there, all of them in the plain build (make soak). */
+/* Under a sanitizer the kernels are some ten times slower, and equal bits are equal in either build: a part of the
+ * combinations there, all of them in the plain build (make soak). */
 #ifdef __SANITIZE_ADDRESS__
 #define THINNED     9
 #define LONG_TOKENS 1100
@@ -194,8 +194,8 @@ static void found_pages(void **state)
     }
 }
 
-/* Hidden states: of the rows that want them, in row order, the same bits whatever is beside them, and those that the logits
- * are made of. */
+/* Hidden states: of the rows that want them, in row order, the same bits whatever is beside them, and those that the
+ * logits are made of. */
 static void hidden_states(void **state)
 {
     static const uint8_t salt[2][32] = {{1}, {2}};

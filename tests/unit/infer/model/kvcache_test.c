@@ -172,10 +172,11 @@ static void gives_memory_back(void **state)
 
     (void)state;
     assert_int_equal(nef_crypto_init(), NEF_OK);
-    assert_int_equal(nef_kv_open(&(struct nef_kv_options){.type = NEF_KV_I8, .layers = 28, .kv_heads = 8, .head_dim = 128,
-                                                          .pages = 4},
-                                 &cache),
-                     NEF_OK); /* pages of 3.6 MiB, as Qwen3-0.6B's */
+    assert_int_equal(
+        nef_kv_open(
+            &(struct nef_kv_options){.type = NEF_KV_I8, .layers = 28, .kv_heads = 8, .head_dim = 128, .pages = 4},
+            &cache),
+        NEF_OK); /* pages of 3.6 MiB, as Qwen3-0.6B's */
     fill(tokens, NEF_COUNT(tokens), 1);
     for (int round = 0; round < 3; round++) {
         s = open_sequence(cache, salt_a, tokens, 140, round == 0 ? 0 : 128);
