@@ -33,24 +33,27 @@ static struct nef_engine_stats stats_of(void)
 
 /* Holds the engine's thread in its first token until it is let go, so that what arrives meanwhile arrives at once. */
 static atomic_bool gate_open, gate_reached;
+static void (*at_second)(void *); /* done in the engine's thread at the gate's second token, while the others run */
+static void *at_second_context;
 
 static bool gate_token(void *context, const struct nef_token *t)
 {
     const struct timespec pause = {0, 200000};
 
     (void)context;
-    (void)t;
     atomic_store(&gate_reached, true);
     while (!atomic_load(&gate_open))
         (void)nanosleep(&pause, NULL);
+    if (t->position == 2)
+        at_second(at_second_context);
     return true;
 }
 
-static void close_gate(struct answer *a)
+static void close_gate_of(struct answer *a, uint32_t tokens)
 {
     static const uint32_t prompt[] = {3};
     const struct timespec pause = {0, 200000};
-    struct nef_generate g = request(a, prompt, 1, 1, (struct nef_sampling){0});
+    struct nef_generate g = request(a, prompt, 1, tokens, (struct nef_sampling){0});
 
     atomic_store(&gate_open, false);
     atomic_store(&gate_reached, false);
@@ -58,6 +61,11 @@ static void close_gate(struct answer *a)
     asked(engine, a, &g);
     while (!atomic_load(&gate_reached))
         (void)nanosleep(&pause, NULL);
+}
+
+static void close_gate(struct answer *a)
+{
+    close_gate_of(a, 1);
 }
 
 /* n choices of a prompt of 400 tokens, at once: its pages are computed by one of them. */
@@ -102,10 +110,116 @@ static void a_common_beginning_is_computed_once(void **state)
             assert_true(after.shared_waits >= MANY - 1);
         } else {
             assert_int_equal(after.prompt_rows - before.prompt_rows, MANY * 400);
+            assert_int_equal(after.shared_waits, before.shared_waits);
         }
         nef_engine_stop(engine);
         engine = start(&f, MANY + 1, 512, 0, 64);
         memset(a, 0, (MANY + 1) * sizeof(*a));
+    }
+    close_all();
+    free(a);
+}
+
+static void cancel_it(void *context)
+{
+    nef_generation_cancel(((struct answer *)context)->generation);
+}
+
+/* In the middle of its prompt, with all others waiting for it. */
+static void a_leader_that_is_cancelled_is_replaced_at_once(void **state)
+{
+    struct answer *a = calloc(MANY + 1, sizeof(*a));
+    uint32_t prompt[500], expected[10];
+    struct nef_engine_stats s;
+
+    (void)state;
+    open_all(MANY + 1, 0);
+    make_tokens(prompt, 500, f.vocab, 5);
+    alone(&f, prompt, 500, 10, (struct nef_sampling){0}, expected);
+    close_gate_of(&a[MANY], 20);
+    at_second = cancel_it;
+    at_second_context = &a[0];
+    for (uint32_t i = 0; i < MANY; i++) {
+        struct nef_generate g = request(&a[i], prompt, 500, 10, (struct nef_sampling){0});
+
+        asked(engine, &a[i], &g);
+    }
+    atomic_store(&gate_open, true);
+    for (uint32_t i = 1; i < MANY; i++) {
+        wait_for(&a[i]);
+        assert_int_equal(a[i].finish, NEF_FINISH_LENGTH);
+        assert_memory_equal(a[i].tokens, expected, sizeof(expected));
+    }
+    for (uint32_t i = 0; i <= MANY; i++)
+        told(&a[i]);
+    assert_int_equal(a[0].finish, NEF_FINISH_CANCELLED);
+    assert_int_equal(a[0].count, 0);
+    s = stats_of();
+    /* What the cancelled one has computed is found; of an unfinished page nothing. */
+    assert_in_range(s.prompt_rows, 448 + (MANY - 1) * 52, 448 + (MANY - 1) * 52 + 64);
+    close_all();
+    free(a);
+}
+
+static struct nef_generate urgent;
+static void ask_urgently(void *context)
+{
+    asked(engine, context, &urgent);
+}
+
+static void on_embedding(void *context, const float *values, uint32_t count)
+{
+    struct answer *a = context;
+
+    memcpy(a->embedding, values, count * sizeof(values[0]));
+    a->embedding_count = count;
+}
+
+/* An embedding's sums, a prompt's log probabilities: put back when they are half done, they begin again. */
+static void what_is_put_back_begins_again(void **state)
+{
+    struct answer *a = calloc(5, sizeof(*a));
+    uint32_t prompt[500];
+
+    (void)state;
+    open_all(2, 0);
+    make_tokens(prompt, 500, f.vocab, 6);
+    at_second = ask_urgently;
+    for (uint32_t kind = 0; kind < 2; kind++) {
+        uint64_t before;
+
+        memset(a, 0, 5 * sizeof(*a));
+        for (int again = 0; again < 2; again++) { /* undisturbed; then put back */
+            struct answer *it = &a[again];
+            struct nef_generate g = request(it, prompt, 500, 3, (struct nef_sampling){0});
+
+            before = stats_of().preempted;
+            g.embedding = kind == 0 ? on_embedding : NULL;
+            g.pooling = NEF_POOLING_MEAN;
+            g.prompt_logprobs = kind == 1;
+            if (again == 0) {
+                ask_and_wait(engine, it, &g);
+                continue;
+            }
+            urgent = request(&a[3], prompt, 9, 3, (struct nef_sampling){0});
+            urgent.priority = 1;
+            at_second_context = &a[3];
+            close_gate_of(&a[2], 30);
+            asked(engine, it, &g);
+            atomic_store(&gate_open, true);
+            told(it);
+            told(&a[2]);
+            told(&a[3]);
+            assert_int_equal(stats_of().preempted - before, 1);
+        }
+        assert_int_equal(a[1].finish, a[0].finish);
+        assert_int_equal(a[1].count, a[0].count);
+        assert_memory_equal(a[1].tokens, a[0].tokens, a[0].count * sizeof(uint32_t));
+        assert_int_equal(a[1].embedding_count, kind == 0 ? nef_model_config(f.model)->embedding : 0);
+        assert_memory_equal(a[1].embedding, a[0].embedding, sizeof(a[0].embedding));
+        assert_int_equal(a[1].prompt_told, kind == 0 ? 0 : 500);
+        assert_int_equal(a[0].prompt_told, kind == 0 ? 0 : 500);
+        assert_memory_equal(a[1].prompt_logprobs + 1, a[0].prompt_logprobs + 1, 499 * sizeof(float));
     }
     close_all();
     free(a);
@@ -318,6 +432,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_common_beginning_is_computed_once),
+        cmocka_unit_test(a_leader_that_is_cancelled_is_replaced_at_once),
+        cmocka_unit_test(what_is_put_back_begins_again),
         cmocka_unit_test(a_leader_that_goes_is_replaced),
         cmocka_unit_test(a_tenant_with_many_requests_doesnt_shut_others_out),
         cmocka_unit_test(a_higher_priority_goes_first),
