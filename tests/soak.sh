@@ -31,7 +31,7 @@ check units-clang 600 meson test -C build-clang --no-rebuild --print-errorlogs
 check units-tsan 1200 meson test -C build-tsan --no-rebuild --print-errorlogs -t 5
 # A region of programs built with ThreadSanitizer, under clients and through the loss of zones. A race makes the zone
 # exit with 66, which no test takes for a clean end.
-check region-tsan 1800 env NEF="$PWD/build-tsan/nef" \
+check region-tsan 3600 env NEF="$PWD/build-tsan/nef" NEF_PATIENCE=4 \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py tests/system/test_faults_requests.py \
     tests/system/test_faults_zone.py
 check seeds 3600 build/tests/sim/nef_sim --seeds "1-$seeds"

@@ -14,11 +14,13 @@ import urllib.request
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
 NEF = os.environ.get("NEF", os.path.join(ROOT, "build", "nef"))
+# Waits are longer by this factor: for programs that are slow because a sanitizer watches them.
+PATIENCE = float(os.environ.get("NEF_PATIENCE", "1"))
 
 
 def wait_for(what, seconds, interval=0.05):
     """Poll WHAT until it returns something true; its value. Raises with what was waited for."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * PATIENCE
     last = None
     while True:
         try:
