@@ -78,6 +78,9 @@ bool nef_status_print(const json_t *root)
         return false;
     printf("durability %s   epoch %" JSON_INTEGER_FORMAT "\n\n", durability,
            json_integer_value(json_object_get(root, "epoch")));
+    if (json_is_string(json_object_get(root, "error")))
+        printf("zone %s does nothing any more: %s; its log says since when\n\n", nef_json_text(root, "zone", "?"),
+               nef_json_text(root, "error", ""));
     printf("%-12s %-12s %-8s %12s   %s\n", "ZONE", "STATE", "IN SYNC", "LAST CONTACT", "CATCH-UP");
     json_array_foreach(zones, n, item) print_zone(item);
     printf("\n%-12s %-12s %-8s  %s\n", "CELL", "PRIMARY", "LAG", "LOG END");

@@ -182,16 +182,47 @@ def test_zone_and_witness_are_lost(hosts):
         assert S3.of(hosts, zone).request("GET", "/runbook/alone")[2] == b"alone"
 
 
+def test_etcd_loses_everything(hosts):
+    """No request needs etcd, so nobody notices; zones that start then do nothing, and say so; a person's word makes the
+    record anew. Nothing is lost."""
+    hosts.wait_durability()
+    s3 = S3.of(hosts, "a")
+    assert s3.request("PUT", "/runbook")[0] in (200, 409)
+    assert s3.request("PUT", "/runbook/with-etcd", body=b"x")[0] == 200
+    for name in NAMES:
+        hosts[name].stop("etcd")
+    for name in NAMES:
+        hosts[name].sh("rm -rf /var/lib/etcd/nef; install -d -o etcd -m 700 /var/lib/etcd/nef")
+        hosts[name].sh("sed -i 's|^ETCD_INITIAL_CLUSTER_STATE=.*|ETCD_INITIAL_CLUSTER_STATE=\"new\"|; "
+                       "s|^ETCD_INITIAL_CLUSTER=.*|ETCD_INITIAL_CLUSTER=\"" + ",".join(
+                           f"{m}=https://{NAMES[n]}:2380" for n, m in zip(NAMES, "abw")) + "\"|' /etc/default/etcd")
+        hosts[name].start("etcd")
+    for name in NAMES:
+        hosts[name].wait_started("etcd")
+    assert s3.request("PUT", "/runbook/without-etcd", body=b"y")[0] == 200
+    hosts["zone-a"].stop("nef-zone")
+    hosts["zone-b"].stop("nef-zone")
+    for name in ("zone-a", "zone-b"):
+        hosts[name].enable_now("nef-zone")
+    wait_for(lambda: "does nothing any more" in hosts.nef("status", *hosts.admin_options("a")), 30)
+    hosts.nef("zone-recover", "--accept-loss", *hosts.admin_options("a"))
+    hosts.wait_durability("2/2", 60)
+    for zone in "ab":
+        assert S3.of(hosts, zone).request("GET", "/runbook/without-etcd")[2] == b"y"
+
+
 def test_a_zones_disk_is_replaced(hosts):
     hosts.wait_durability()
     b = hosts["zone-b"]
+    assert S3.of(hosts, "a").request("PUT", "/replaced")[0] in (200, 409)
+    assert S3.of(hosts, "a").request("PUT", "/replaced/k", body=b"before")[0] == 200
     epoch = hosts.status("a")["epoch"]
     b.stop("nef-zone")
     b.sh("rm -rf /var/lib/nef; install -d -o nef -m 700 /var/lib/nef")
     b.enable_now("nef-zone")
     wait_for(lambda: hosts.status("b")["epoch"] > epoch, 20)
     hosts.wait_durability("2/2", 60)
-    assert S3.of(hosts, "b").request("GET", "/runbook/k")[2] == b"before"
+    assert S3.of(hosts, "b").request("GET", "/replaced/k")[2] == b"before"
 
 
 def test_fsck_of_one_host(hosts):
