@@ -39,6 +39,9 @@ check mutations 7200 tests/sim/mutations.sh
 check spin 3600 tests/spin/run.sh
 # The long checker, if the system tests know that marker: random faults over a region for half an hour.
 check random-faults 5400 env NEF_SOAK=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system -m soak
+# A host that is lost for minutes under writes; make test takes seconds.
+check host-lost 1200 env NEF_LOST_S=240 /usr/bin/python3 -m pytest -q -p no:cacheprovider \
+    tests/system/test_faults_zone.py::test_host_lost_then_catch_up
 # The tests of Debian 12's boto3 once more, with the one that sends trailers.
 check boto3-trailers 600 env PYTHONPATH="$PWD/build-boto3/usr/lib/python3/dist-packages" \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py
