@@ -24,7 +24,7 @@ static const struct {
 } types[] = {{"Q8_0", NEF_GGML_Q8_0}, {"Q4_0", NEF_GGML_Q4_0}, {"Q5_0", NEF_GGML_Q5_0},
              {"Q4_K", NEF_GGML_Q4_K}, {"Q5_K", NEF_GGML_Q5_K}, {"Q6_K", NEF_GGML_Q6_K},
              {"BF16", NEF_GGML_BF16}, {"F16", NEF_GGML_F16},   {"F32", NEF_GGML_F32}};
-static const uint32_t row_counts[] = {1, 2, 4, 8, 16, 64, 512};
+static const uint32_t row_counts[] = {1, 2, 4, 8, 12, 16, 32, 64, 512};
 
 static double now(void)
 {

@@ -1,11 +1,12 @@
 /* The set for processors with AVX-512 F, BW, DQ, VL and VNNI. The common text of body_*.h over zmm registers, and one
- * thing more: up to FEW rows (decode) take the payload's bytes as they are (vpdpbusd), X going in as two planes of
- * bytes,
+ * thing more: the rows of decode, up to NEF_VEC_FEW_ROWS, take the payload's bytes as they are (vpdpbusd), X going in as
+ * two planes of bytes,
  *
  *     S = sum (q + bias) X - bias sum X,   sum (q + bias) X = 256 sum (q + bias) hi + sum (q + bias) lo
  *
  * all exact in int32. That is as many products as with int16 pairs but no expansion, so the payload streams through
- * registers and memory is the limit. More rows pay for the expansion once and then save the joining of planes. */
+ * registers and memory is the limit. More rows (half as many for K types, which join more) pay for the expansion
+ * once and then save the joining of planes. */
 #include "infer/kernels/vec_avx512.h"
 
 #include "infer/kernels/body_rows.h"
@@ -32,19 +33,21 @@ struct few {
 _Static_assert(sizeof(struct few) % 64 == 0, "groups stay aligned");
 _Static_assert(sizeof(struct few) <= NEF_VEC_GROUP_BYTES, "nef_matmul_scratch covers k / 256 of them");
 
-static void stage_few(const struct nef_matrix *m, const struct nef_act *act, struct few *out)
+/* Rows [row0, row0 + rows). */
+static void stage_few(const struct nef_matrix *m, const struct nef_act *act, uint32_t row0, uint32_t rows,
+                      struct few *out)
 {
     uint32_t groups = (act->k + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS;
 
     for (uint32_t g = 0; g < groups; g++)
-        for (uint32_t r = 0; r < act->rows; r++) {
-            size_t at = (size_t)r * act->k + g * NEF_GROUP_COLS;
+        for (uint32_t r = 0; r < rows; r++) {
+            size_t at = (size_t)(row0 + r) * act->k + g * NEF_GROUP_COLS;
             uint32_t columns = NEF_MIN(act->k - g * NEF_GROUP_COLS, NEF_GROUP_COLS);
             const int32_t *sum16 = act->sum16 + at / 16;
 
             memcpy(out[g].x[r][0], act->hi + at, columns);
             memcpy(out[g].x[r][1], act->lo + at, columns);
-            out[g].d[r] = act->d[(size_t)r * groups + g];
+            out[g].d[r] = act->d[(size_t)(row0 + r) * groups + g];
             for (uint32_t i = 0; i < columns / 16; i++) {
                 if (m->scales_kind == NEF_SCALES_K6)
                     out[g].start[r][i] = -m->bias * sum16[i];
@@ -54,14 +57,6 @@ static void stage_few(const struct nef_matrix *m, const struct nef_act *act, str
                     out[g].sum[r][i / 2] = (float)(sum16[i] + sum16[i + 1]);
             }
         }
-}
-
-NEF_VEC_INLINE vi broadcast4(const int8_t *p)
-{
-    int32_t four;
-
-    memcpy(&four, p, 4);
-    return vi_set1(four);
 }
 
 /* S of ROWS rows for quads [quad, quad + count) of a block. start: of this block or half block. */
@@ -79,8 +74,8 @@ NEF_VEC_INLINE void dot_bytes(const unsigned rows, const enum nef_scales kind, c
     for (unsigned j = quad; j < quad + count; j++) {
         NEF_VEC_UNROLL
         for (unsigned r = 0; r < rows; r++) {
-            high[r] = _mm512_dpbusd_epi32(high[r], bytes[j], broadcast4(f->x[r][0] + column + 4 * j));
-            low[r] = _mm512_dpbusd_epi32(low[r], bytes[j], broadcast4(f->x[r][1] + column + 4 * j));
+            high[r] = vi_dot8_quad(high[r], bytes[j], f->x[r][0] + column + 4 * j);
+            low[r] = vi_dot8_quad(low[r], bytes[j], f->x[r][1] + column + 4 * j);
         }
     }
     NEF_VEC_UNROLL
@@ -154,22 +149,42 @@ NEF_VEC_INLINE void few_kind(const enum nef_payload payload, const enum nef_scal
     ROWS_SWITCH(rows, FEW_CASE)
 }
 
+static void few_rows(const struct nef_matrix *m, const struct few *f, uint32_t rows, uint32_t tile0, uint32_t tiles,
+                     float *y, size_t y_stride)
+{
+    if (m->scales_kind == NEF_SCALES_K6)
+        few_kind(NEF_PAYLOAD_U6, NEF_SCALES_K6, m, f, rows, tile0, tiles, y, y_stride);
+    else if (m->payload_kind == NEF_PAYLOAD_U8)
+        few_kind(NEF_PAYLOAD_U8, NEF_SCALES_BLOCK, m, f, rows, tile0, tiles, y, y_stride);
+    else if (m->payload_kind == NEF_PAYLOAD_U4 && m->scales_kind == NEF_SCALES_BLOCK)
+        few_kind(NEF_PAYLOAD_U4, NEF_SCALES_BLOCK, m, f, rows, tile0, tiles, y, y_stride);
+    else if (m->payload_kind == NEF_PAYLOAD_U4)
+        few_kind(NEF_PAYLOAD_U4, NEF_SCALES_K45, m, f, rows, tile0, tiles, y, y_stride);
+    else if (m->scales_kind == NEF_SCALES_BLOCK)
+        few_kind(NEF_PAYLOAD_U5, NEF_SCALES_BLOCK, m, f, rows, tile0, tiles, y, y_stride);
+    else
+        few_kind(NEF_PAYLOAD_U5, NEF_SCALES_K45, m, f, rows, tile0, tiles, y, y_stride);
+}
+
+/* In parts of at most FEW rows, alike in size; a tile stays in the near caches while they pass. */
 static void matmul_few(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
                        size_t y_stride, struct few *f)
 {
-    stage_few(m, act, f);
-    if (m->scales_kind == NEF_SCALES_K6)
-        few_kind(NEF_PAYLOAD_U6, NEF_SCALES_K6, m, f, act->rows, tile0, tiles, y, y_stride);
-    else if (m->payload_kind == NEF_PAYLOAD_U8)
-        few_kind(NEF_PAYLOAD_U8, NEF_SCALES_BLOCK, m, f, act->rows, tile0, tiles, y, y_stride);
-    else if (m->payload_kind == NEF_PAYLOAD_U4 && m->scales_kind == NEF_SCALES_BLOCK)
-        few_kind(NEF_PAYLOAD_U4, NEF_SCALES_BLOCK, m, f, act->rows, tile0, tiles, y, y_stride);
-    else if (m->payload_kind == NEF_PAYLOAD_U4)
-        few_kind(NEF_PAYLOAD_U4, NEF_SCALES_K45, m, f, act->rows, tile0, tiles, y, y_stride);
-    else if (m->scales_kind == NEF_SCALES_BLOCK)
-        few_kind(NEF_PAYLOAD_U5, NEF_SCALES_BLOCK, m, f, act->rows, tile0, tiles, y, y_stride);
-    else
-        few_kind(NEF_PAYLOAD_U5, NEF_SCALES_K45, m, f, act->rows, tile0, tiles, y, y_stride);
+    uint32_t groups = (act->k + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS, parts = (act->rows + FEW - 1) / FEW;
+    uint32_t at_once = parts == 1 ? tiles : 1;
+
+    for (uint32_t i = 0; i < parts; i++) {
+        uint32_t row0 = act->rows * i / parts;
+
+        stage_few(m, act, row0, act->rows * (i + 1) / parts - row0, f + (size_t)i * groups);
+    }
+    for (uint32_t t = tile0; t < tile0 + tiles; t += at_once)
+        for (uint32_t i = 0; i < parts; i++) {
+            uint32_t row0 = act->rows * i / parts;
+
+            few_rows(m, f + (size_t)i * groups, act->rows * (i + 1) / parts - row0, t, at_once, y + row0 * y_stride,
+                     y_stride);
+        }
 }
 
 static void matmul(const struct nef_matrix *m, const struct nef_act *act, uint32_t tile0, uint32_t tiles, float *y,
@@ -180,7 +195,7 @@ static void matmul(const struct nef_matrix *m, const struct nef_act *act, uint32
     NEF_ASSERT(tile0 <= m->tiles && tiles <= m->tiles - tile0);
     if (m->scales_kind == NEF_SCALES_NONE)
         matmul_float(m, act, tile0, tiles, y, y_stride, scratch);
-    else if (act->rows <= FEW)
+    else if (act->rows <= (m->scales_kind == NEF_SCALES_BLOCK ? NEF_VEC_FEW_ROWS : NEF_VEC_FEW_ROWS / 2))
         matmul_few(m, act, tile0, tiles, y, y_stride, scratch);
     else
         matmul_quantized(m, act, tile0, tiles, y, y_stride, scratch);

@@ -251,6 +251,7 @@ static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *a
                              float *y, size_t y_stride, struct linear_work *w)
 {
     uint32_t at_once = act->rows > NEF_VEC_ROWS_I16 ? TILES : 1, here; /* few rows: memory is the limit, one stream */
+    uint32_t parts = (act->rows + NEF_VEC_ROWS_I16 - 1) / NEF_VEC_ROWS_I16, rows; /* of rows, alike in size */
 
     for (uint32_t t = tile0; t < tile0 + tiles; t += here) {
         here = NEF_MIN(tile0 + tiles - t, at_once);
@@ -263,9 +264,8 @@ static void matmul_quantized(const struct nef_matrix *m, const struct nef_act *a
                 expand(m, t + i, block, blocks, w->w[i]);
                 expand_scales(m, t + i, block, blocks, w->s[i], w->m[i]);
             }
-            for (uint32_t r = 0; r < act->rows; r += NEF_VEC_ROWS_I16) {
-                uint32_t rows = NEF_MIN(act->rows - r, (uint32_t)NEF_VEC_ROWS_I16);
-
+            for (uint32_t r = 0, part = 1; r < act->rows; r += rows, part++) {
+                rows = act->rows * part / parts - r;
                 stage_x16(m->scales_kind, act, block / 8, r, rows, blocks, w);
                 for (uint32_t i = 0; i < here; i++)
                     dot_i16(m->scales_kind, w, i, blocks, rows, w->y[i] + r);

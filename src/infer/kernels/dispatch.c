@@ -180,7 +180,7 @@ const char *nef_kernels_disagree(void)
 
 size_t nef_matmul_scratch(uint32_t k_max)
 {
-    size_t few = ((size_t)k_max + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS * NEF_VEC_GROUP_BYTES;
+    size_t few = ((size_t)k_max + NEF_GROUP_COLS - 1) / NEF_GROUP_COLS * NEF_VEC_GROUP_BYTES * (NEF_VEC_FEW_ROWS / 8);
 
     return NEF_MAX(NEF_MAX(few, (size_t)NEF_VEC_WORK_BYTES), NEF_AMX_SCRATCH(k_max));
 }

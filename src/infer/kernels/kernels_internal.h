@@ -13,7 +13,8 @@ extern const struct nef_kernels nef_kernels_avx512;
 /* ---- scratch (nef_matmul_scratch): what the scalar set and the vector sets need of it ---- */
 
 #define NEF_VEC_WORK_BYTES  (256u << 10) /* whatever k is */
-#define NEF_VEC_GROUP_BYTES 4864u        /* or this for each 256 columns, when rows are few */
+#define NEF_VEC_GROUP_BYTES 4864u        /* or this for each 256 columns and 8 rows, when rows are few: */
+#define NEF_VEC_FEW_ROWS    64u          /* at most */
 /* The AMX set: a tile of weights, and sums of NEF_MATMUL_ROWS_MAX rows, for each 32 columns; or rows of attention. */
 #define NEF_AMX_BLOCK_BYTES (512u + 3 * 64 + NEF_MATMUL_ROWS_MAX * 4)
 #define NEF_AMX_WORK_BYTES  (2u * 4 * 1024 + 1024)

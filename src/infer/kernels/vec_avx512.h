@@ -105,6 +105,13 @@ NEF_VEC_INLINE vi vi_dot16_pair(vi acc, vi a, const int16_t *x)
     return acc;
 }
 
+/* acc + the products of four unsigned bytes a lane with the four signed ones at X, the same for all lanes; exact. */
+NEF_VEC_INLINE vi vi_dot8_quad(vi acc, vi a, const int8_t *x)
+{
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(a), "m"(*(const int32_t *)(const void *)x));
+    return acc;
+}
+
 NEF_VEC_INLINE vf vf_of_vi(vi v) { return _mm512_cvtepi32_ps(v); }
 NEF_VEC_INLINE vi vi_of_vf(vf v) { return _mm512_cvtps_epi32(v); }
 NEF_VEC_INLINE vf vf_bits(vi v) { return _mm512_castsi512_ps(v); }
