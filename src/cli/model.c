@@ -124,6 +124,7 @@ static int list(struct nef_model_region *r, bool as_json)
 static int remove_model(struct nef_model_region *r, const char *name)
 {
     struct nef_s3_answer_list page;
+    struct nef_model_resume resume;
     struct nef_model_object object;
     bool found = false;
     nef_err err = nef_model_head(r, NEF_MODELS_BUCKET, name, &object);
@@ -151,6 +152,9 @@ static int remove_model(struct nef_model_region *r, const char *name)
         return complain(r, err);
     if (!found)
         return nef_complain("model", "there is no model '%s'; see: nef model list", name);
+    if (nef_model_resume_open(r, name, &resume) == NEF_OK)
+        nef_model_resume_forget(&resume); /* else a command that adds it finds its upload gone */
+    nef_model_resume_close(&resume);
     printf("%s is removed from both zones\n", name);
     return 0;
 }

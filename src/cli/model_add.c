@@ -340,7 +340,7 @@ static nef_err store(struct add *a)
     err = transfer(a);
     if (err == NEF_OK)
         err = complete(a);
-    if (err == NEF_E_DIGEST || err == NEF_E_PRECONDITION)
+    if (err == NEF_E_DIGEST || err == NEF_E_PRECONDITION || err == NEF_E_PROTOCOL || err == NEF_E_LIMIT)
         give_up(a);
     if (err == NEF_OK)
         nef_model_resume_forget(&a->resume);

@@ -22,7 +22,7 @@
 #include "base/bytes.h"
 #include "cli/model.h"
 
-#define HEAD_FIRST (256u << 10) /* when the head is parsed for the first time; then at twice as much, and so on */
+#define HEAD_FIRST (1ull << 20) /* of the head are fetched at first, then as much again, and so on */
 #define IDLE_TRIES 6u           /* attempts that bring nothing, one after the other */
 #define PAUSE_MS   500u         /* doubles */
 #define STALL_S    30u
@@ -87,7 +87,7 @@ bool nef_model_content_range(const char *text, uint64_t *out_first, uint64_t *ou
 struct request {
     struct nef_model_source *source;
     struct nef_model_origin *file;
-    uint64_t offset, bytes; /* wanted; bytes UINT64_MAX: to the end */
+    uint64_t offset, bytes; /* wanted; less if the file ends before */
     bool opening;           /* length and validator aren't known yet */
     /* of the answer that is coming */
     uint32_t hop;
@@ -100,7 +100,6 @@ struct request {
     uint64_t skip; /* of a whole file that was asked for in part */
     /* progress */
     uint64_t done;
-    uint64_t parse_at; /* opening: when to look at the head next */
     nef_err (*sink)(void *context, const uint8_t *data, size_t bytes);
     void *context;
     nef_err err; /* of the sink, or of what came */
@@ -233,7 +232,7 @@ static nef_err by_status(struct request *q, long status)
     case 410:
         return refuse(q, NEF_E_NOT_FOUND, "there is nothing at this address");
     case 416:
-        return refuse(q, NEF_E_PRECONDITION, "it has become shorter at the source");
+        return refuse(q, NEF_E_PRECONDITION, q->opening && q->done == 0 ? "it is empty" : "it has become shorter at the source");
     case 408:
     case 429:
         return NEF_E_UNAVAILABLE;
@@ -267,11 +266,8 @@ static nef_err attempt(struct request *q, struct nef_fetch_result *result)
                                     .data = on_data};
     nef_err err;
 
-    if (q->bytes == UINT64_MAX)
-        (void)snprintf(range, sizeof(range), "Range: bytes=%llu-", (unsigned long long)(q->offset + q->done));
-    else
-        (void)snprintf(range, sizeof(range), "Range: bytes=%llu-%llu", (unsigned long long)(q->offset + q->done),
-                       (unsigned long long)(q->offset + q->bytes - 1));
+    (void)snprintf(range, sizeof(range), "Range: bytes=%llu-%llu", (unsigned long long)(q->offset + q->done),
+                   (unsigned long long)(q->offset + q->bytes - 1));
     (void)snprintf(if_range, sizeof(if_range), "If-Range: \"%s\"", q->file->validator);
     headers[0] = range;
     headers[1] = "Accept-Encoding: identity";
@@ -334,33 +330,24 @@ static nef_err fetch_all(struct request *q)
 static nef_err on_head(void *context, const uint8_t *data, size_t bytes)
 {
     struct request *q = context;
-    nef_err err;
 
     nef_buf_append(&q->file->head, data, bytes);
-    if (q->file->head.failed)
-        return nef_model_fail(q->source->why, q->file->head.bytes + bytes > NEF_MODEL_HEAD_MAX ? NEF_E_LIMIT : NEF_E_NOMEM,
-                              "its metadata are too large");
-    if (q->file->head.bytes < q->parse_at && q->file->head.bytes < q->file->bytes)
-        return NEF_OK;
-    q->parse_at = q->file->head.bytes * 2;
-    err = nef_model_head_parse(q->source, q->file);
-    if (err == NEF_E_AGAIN)
-        return NEF_OK;
-    return err == NEF_OK ? NEF_E_CLOSED : err; /* CLOSED: that was all of it that is wanted now */
+    return q->file->head.failed ? nef_model_fail(q->source->why, NEF_E_NOMEM, "out of memory") : NEF_OK;
 }
 
 nef_err nef_model_https_open(struct nef_model_source *source, struct nef_model_origin *file)
 {
-    struct request q = {.source = source, .file = file, .bytes = UINT64_MAX, .opening = true, .parse_at = HEAD_FIRST,
-                        .sink = on_head, .context = &q};
+    struct request q = {.source = source, .file = file, .bytes = HEAD_FIRST, .opening = true, .sink = on_head,
+                        .context = &q};
     nef_err err;
 
     file->head.max = NEF_MODEL_HEAD_MAX;
-    err = fetch_all(&q);
-    if (file->gguf != NULL)
-        return NEF_OK;
-    if (err == NEF_OK) /* the whole file is there, and its head has no end */
-        err = nef_model_fail(source->why, NEF_E_PROTOCOL, "it is cut off");
+    do {
+        err = fetch_all(&q);
+        if (err == NEF_OK)
+            err = nef_model_head_parse(source, file);
+        q.bytes = NEF_MIN(q.bytes * 2, NEF_MODEL_HEAD_MAX);
+    } while (err == NEF_E_AGAIN); /* never of a whole file, nor beyond the limit */
     return err;
 }
 

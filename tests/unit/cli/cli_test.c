@@ -28,6 +28,5 @@ int main(void)
 {
     if (nef_crypto_init() != NEF_OK)
         return 1;
-    return run_plan_tests() + run_state_tests() + run_options_tests() + run_files_tests() == 0 ? 0
-                                                                                               : 1;
+    return run_plan_tests() + run_state_tests() + run_options_tests() + run_files_tests() + run_model_tests() == 0 ? 0 : 1;
 }

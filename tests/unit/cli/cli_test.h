@@ -16,5 +16,6 @@ int run_plan_tests(void);
 int run_state_tests(void);
 int run_options_tests(void);
 int run_files_tests(void);
+int run_model_tests(void);
 
 #endif
