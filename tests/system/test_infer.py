@@ -175,8 +175,8 @@ def test_chat(s):
 
 
 def test_refusals(s):
-    status, _, a = s.call("/v1/completions", {"prompt": "x", "max_tokens": 4, "logit_bias": {"5": 1}})
-    assert (status, a["error"]["param"], a["error"]["code"]) == (400, "logit_bias", "unsupported_parameter")
+    status, _, a = s.call("/v1/completions", {"prompt": "x", "max_tokens": 4, "suffix": "y"})
+    assert (status, a["error"]["param"], a["error"]["code"]) == (400, "suffix", "unsupported_parameter")
     status, _, a = s.call("/v1/completions", {"prompt": "word " * 2000})
     assert (status, a["error"]["code"]) == (400, "context_length_exceeded")
     assert s.call("/v1/completions", {"prompt": [4000]})[0] == 400
@@ -279,6 +279,7 @@ def test_wrong_usage_is_said(tmp_path):
             (["infer", "--model", model, "--listen", "nowhere"], {}, 2, "--listen"),
             (["infer", "--model", model, "--kv-type", "q4"], {}, 2, "--kv-type"),
             (["infer", "--model", model, "--ctx", "1"], {}, 2, "--ctx"),
+            (["infer", "--model", model, "--pooling", "rank"], {}, 2, "--pooling"),
             (["infer", "--model", model], {"NEF_KERNELS": "mmx"}, 2, "NEF_KERNELS=mmx"),
             (["infer", "--model", str(tmp_path / "none.gguf")], {}, 1, "none.gguf"),
             (["infer", "--model", str(broken)], {}, 1, "broken.gguf"),

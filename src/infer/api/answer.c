@@ -180,9 +180,12 @@ void nef_answer_finish(struct nef_answer *a, enum nef_finish finish, nef_err err
     if (!a->stopped && a->failed == NEF_OK && (finish == NEF_FINISH_STOP || finish == NEF_FINISH_LENGTH))
         add_text(a, "", 0, true, false);
     a->held = 0; /* no stop string comes any more */
-    /* Everything goes out now: also ids whose text a stop string cut away, and those that ended in half a character. */
-    for (uint32_t i = a->released; i < a->count; i++)
+    /* Everything goes out now, in one piece with the end: also ids whose text a stop string cut away, and those that
+     * ended in half a character. Without the end nobody could tell what of them was given. */
+    for (uint32_t i = a->released; i < a->count; i++) {
+        a->tokens[i].whole = i + 1 == a->count;
         a->tokens[i].end = (uint32_t)(i + 1 == a->count ? text_end(a) : NEF_MIN(a->tokens[i].end, text_end(a)));
+    }
     a->released = a->scanned = a->count;
     a->finish = a->failed != NEF_OK ? NEF_FINISH_ERROR : a->stopped ? NEF_FINISH_STOP : finish;
     a->err = a->failed != NEF_OK ? a->failed : err;

@@ -165,7 +165,7 @@ static bool replay(struct call *c, struct run *run, const struct nef_api_prompt 
     *out_over = !go_on || earlier->count >= most;
     run->answer.first_token_ns = run->answer.last_token_ns = 0; /* of this try */
     nef_answer_take(&run->answer, NEF_BUF_MAX, UINT32_MAX, &piece, &run->state);
-    err = nef_choice_take(run->choice, &piece, &said);
+    err = nef_choice_take(run->choice, &piece, false, &said);
     if (err == NEF_OK)
         err = nef_buf_end(&said);
     nef_piece_free(&piece);

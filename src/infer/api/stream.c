@@ -44,13 +44,15 @@ static void failure_of(const struct nef_answer_state *state, struct nef_api_erro
 static bool advance(struct call *c, struct run *run, size_t text_max, uint32_t tokens_max)
 {
     struct nef_piece piece = {.text = {0}};
+    bool good;
     nef_err err;
 
     nef_answer_take(&run->answer, text_max, tokens_max, &piece, &run->state);
-    err = nef_choice_take(run->choice, &piece, &c->pending);
+    good = run->state.finish == NEF_FINISH_STOP || run->state.finish == NEF_FINISH_LENGTH;
+    err = nef_choice_take(run->choice, &piece, run->state.finished && good, &c->pending);
     nef_piece_free(&piece);
     if (err == NEF_OK && run->state.finished) {
-        if (run->state.finish != NEF_FINISH_STOP && run->state.finish != NEF_FINISH_LENGTH)
+        if (!good)
             return false;
         err = nef_choice_end(run->choice, run->state.finish, &c->pending);
         run->ended = true;

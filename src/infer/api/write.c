@@ -334,7 +334,7 @@ static void note_tokens(struct nef_choice *c, const struct nef_piece *piece)
     c->taken += piece->text.bytes;
 }
 
-nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, struct nef_buf *out)
+nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, bool last, struct nef_buf *out)
 {
     nef_err err = NEF_OK;
 
@@ -347,7 +347,7 @@ nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, str
         err = nef_chat_parser_take(c->parser, (const char *)piece->text.data, piece->text.bytes);
     if (err == NEF_OK)
         note_tokens(c, piece);
-    if (c->w->stream && err == NEF_OK && any_delta(c)) {
+    if (c->w->stream && err == NEF_OK && !last && any_delta(c)) {
         chunk_open(c);
         delta(c);
         chunk_close(c, NULL);

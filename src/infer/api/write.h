@@ -46,8 +46,9 @@ void nef_choice_close(struct nef_choice *c);
 void nef_choice_begin(struct nef_choice *c, struct nef_buf *out);
 /* The prompt itself, before all pieces. Errors: as nef_choice_take. */
 NEF_MUST_CHECK nef_err nef_choice_echo(struct nef_choice *c, const char *text, size_t bytes, struct nef_buf *out);
-/* Errors: NEF_E_NOMEM (of OUT: see its failed). */
-NEF_MUST_CHECK nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, struct nef_buf *out);
+/* last: nef_choice_end follows at once, and writes one chunk for both. Errors: NEF_E_NOMEM (of OUT: see its failed). */
+NEF_MUST_CHECK nef_err nef_choice_take(struct nef_choice *c, const struct nef_piece *piece, bool last,
+                                       struct nef_buf *out);
 /* finish: STOP or LENGTH. Streaming: flushes, and the chunk with the finish_reason. Whole: what nef_write_whole then
  * writes. */
 NEF_MUST_CHECK nef_err nef_choice_end(struct nef_choice *c, enum nef_finish finish, struct nef_buf *out);

@@ -124,7 +124,7 @@ static void say(struct nef_choice *c, const char *text, size_t step, enum nef_fi
 
         nef_buf_append(&piece.text, text + at, token.end);
         nef_buf_append(&piece.tokens, &token, sizeof(token));
-        assert_int_equal(nef_choice_take(c, &piece, out), NEF_OK);
+        assert_int_equal(nef_choice_take(c, &piece, step > 5 && at + step >= bytes, out), NEF_OK);
         nef_piece_free(&piece);
     }
     assert_int_equal(nef_choice_end(c, finish, out), NEF_OK);
