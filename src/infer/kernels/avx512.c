@@ -43,19 +43,20 @@ static void stage_few(const struct nef_matrix *m, const struct nef_act *act, uin
         for (uint32_t r = 0; r < rows; r++) {
             size_t at = (size_t)(row0 + r) * act->k + g * NEF_GROUP_COLS;
             uint32_t columns = NEF_MIN(act->k - g * NEF_GROUP_COLS, NEF_GROUP_COLS);
-            const int32_t *sum16 = act->sum16 + at / 16;
+            vi sum16 = _mm512_maskz_loadu_epi32((__mmask16)((1u << columns / 16) - 1), act->sum16 + at / 16);
+            __m256i sum32 = _mm512_cvtepi64_epi32(vi_add(sum16, _mm512_srli_epi64(sum16, 32)));
 
-            memcpy(out[g].x[r][0], act->hi + at, columns);
-            memcpy(out[g].x[r][1], act->lo + at, columns);
-            out[g].d[r] = act->d[(size_t)(row0 + r) * groups + g];
-            for (uint32_t i = 0; i < columns / 16; i++) {
-                if (m->scales_kind == NEF_SCALES_K6)
-                    out[g].start[r][i] = -m->bias * sum16[i];
-                else if (i % 2 == 0 && m->scales_kind == NEF_SCALES_BLOCK)
-                    out[g].start[r][i / 2] = -m->bias * (sum16[i] + sum16[i + 1]);
-                else if (i % 2 == 0)
-                    out[g].sum[r][i / 2] = (float)(sum16[i] + sum16[i + 1]);
+            for (uint32_t i = 0; i < columns; i += 32) {
+                _mm256_storeu_si256((void *)(out[g].x[r][0] + i), _mm256_loadu_si256((const void *)(act->hi + at + i)));
+                _mm256_storeu_si256((void *)(out[g].x[r][1] + i), _mm256_loadu_si256((const void *)(act->lo + at + i)));
             }
+            out[g].d[r] = act->d[(size_t)(row0 + r) * groups + g];
+            if (m->scales_kind == NEF_SCALES_K6)
+                vi_store(out[g].start[r], _mm512_mullo_epi32(sum16, vi_set1(-m->bias)));
+            else if (m->scales_kind == NEF_SCALES_BLOCK)
+                _mm256_storeu_si256((void *)out[g].start[r], _mm256_mullo_epi32(sum32, _mm256_set1_epi32(-m->bias)));
+            else
+                _mm256_storeu_ps(out[g].sum[r], _mm256_cvtepi32_ps(sum32));
         }
 }
 
