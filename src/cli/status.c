@@ -71,6 +71,8 @@ bool nef_status_print(const json_t *root)
 {
     const json_t *zones = json_object_get(root, "zones"), *cells = json_object_get(root, "cells");
     const char *durability = json_string_value(json_object_get(root, "durability"));
+    double lost = nef_json_number(json_object_get(root, "lost"), "accepted_bytes", 0);
+    char text[32];
     json_t *item;
     size_t n;
 
@@ -85,6 +87,11 @@ bool nef_status_print(const json_t *root)
     json_array_foreach(zones, n, item) print_zone(item);
     printf("\n%-12s %-12s %-8s  %s\n", "CELL", "PRIMARY", "LAG", "LOG END");
     json_array_foreach(cells, n, item) print_cell(item);
+    if (lost > 0) {
+        nef_human_bytes(text, lost);
+        printf("\nzone %s keeps %s of what an accepted loss gave up in lost/: docs/operations.md\n",
+               nef_json_text(root, "zone", "?"), text);
+    }
     return true;
 }
 

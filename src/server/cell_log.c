@@ -252,8 +252,23 @@ static bool keep_segment(struct cell *cell, uint64_t number, const char *stem)
     return link(from, to) == 0;
 }
 
-/* What is cut is never just lost: it goes to DIR/lost/, where an operator can look at it (R8). From the segment of
- * the cut, which goes on with zeros in their place, the records are copied; each later one is a file of its own. */
+/* Is what begins at FROM of an epoch that an accepted loss gave up? Then it may hold what was acknowledged. Otherwise
+ * it can't (R1): whoever could take the next epoch had all that was. What can't be read is taken for evidence. */
+static bool given_up(struct cell *cell, uint64_t from)
+{
+    struct nef_repl_status status;
+    struct nef_record record;
+    uint64_t next;
+
+    nef_repl_status(cell->rt->core, &status);
+    return status.group.override_epoch != 0 &&
+           (nef_log_record(cell->log, nef_log_next_present(cell->log, from), &record, NULL, &next) != NEF_OK ||
+            record.epoch < status.group.override_epoch);
+}
+
+/* What is cut is never just lost: it goes to DIR/lost/, where an operator can look at it (R8; for how long: lost.c).
+ * From the segment of the cut, which goes on with zeros in their place, the records are copied; each later one is a
+ * file of its own. */
 static nef_err keep_tail(struct cell *cell, uint64_t from, uint64_t to)
 {
     uint64_t segment_bytes = cell->rt->segment_bytes, cut_segment = from / segment_bytes;
@@ -263,8 +278,9 @@ static nef_err keep_tail(struct cell *cell, uint64_t from, uint64_t to)
     nef_err err = NEF_OK;
 
     (void)snprintf(lost, sizeof(lost), "%s/lost", cell->rt->config->data_dir);
-    (void)snprintf(stem, sizeof(stem), "%s/lost/cell-%u-%016llx-%016llx", cell->rt->config->data_dir,
-                   cell->number, (unsigned long long)from, (unsigned long long)nef_wall_ms());
+    (void)snprintf(stem, sizeof(stem), "%s/lost/%scell-%u-%016llx-%016llx", cell->rt->config->data_dir,
+                   given_up(cell, from) ? "" : LOST_TAIL, cell->number, (unsigned long long)from,
+                   (unsigned long long)nef_wall_ms());
     (void)snprintf(path, sizeof(path), "%s.records", stem);
     if (buffer == NULL)
         return NEF_E_NOMEM;

@@ -176,6 +176,12 @@ static const struct nef_config_field scrub_fields[] = {
 };
 static const struct nef_config_schema scrub = SCHEMA(scrub_fields);
 
+static const struct nef_config_field lost_fields[] = {
+    {.name = "tails", FIELD(struct nef_zone_config, lost.tails_bytes, SIZE), .preset = "1GiB",
+     .max = 1ull << 50, .help = "bytes of what failovers made void that are kept in lost/; beyond, the oldest go"},
+};
+static const struct nef_config_schema lost = SCHEMA(lost_fields);
+
 static const struct nef_config_field clock_fields[] = {
     {.name = "tolerance", FIELD(struct nef_zone_config, clock.tolerance_ns, DURATION),
      .preset = "60s", .min = NS_PER_S, .max = NS_PER_H,
@@ -222,6 +228,7 @@ static const struct nef_config_field zone_fields[] = {
     {.name = "limits", .kind = NEF_CONFIG_MAP, .map = &limits},
     {.name = "compaction", .kind = NEF_CONFIG_MAP, .map = &compaction},
     {.name = "scrub", .kind = NEF_CONFIG_MAP, .map = &scrub},
+    {.name = "lost", .kind = NEF_CONFIG_MAP, .map = &lost},
     {.name = "clock", .kind = NEF_CONFIG_MAP, .map = &clock_},
     {.name = "ai", FIELD(struct nef_zone_config, ai, MAP), .map = &nef_ai_schema,
      .flag = NEF_CONFIG_FLAG(struct nef_zone_config, has_ai),

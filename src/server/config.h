@@ -158,6 +158,9 @@ struct nef_zone_config {
         uint64_t interval_ns; /* from the start of one pass to that of the next, at least */
     } scrub;
     struct {
+        uint64_t tails_bytes; /* of what failovers made void; what an accepted loss gave up isn't bounded */
+    } lost;
+    struct {
         uint64_t tolerance_ns; /* wall clocks that differ by more disagree (io/clock.h) */
     } clock;
     bool has_ai; /* false: this zone serves no models */

@@ -275,6 +275,10 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
     sync_times(st, out);
     gauge(out, "nef_disk_free_bytes", "Free on the data directory's file system.", st->free_bytes);
     gauge(out, "nef_disk_total_bytes", "Its size.", st->total_bytes);
+    family(out, "nef_lost_bytes", "gauge", "Kept in lost/: of accepted losses, and of failovers (bounded).");
+    nef_buf_printf(out, "nef_lost_bytes{kind=\"accepted\"} %" PRIu64 "\nnef_lost_bytes{kind=\"tail\"} %" PRIu64 "\n",
+                   st->lost_accepted, st->lost_tails);
+    counter(out, "nef_lost_removed_bytes", "Of failovers, removed from lost/ for its bound.", st->lost_removed);
     gauge(out, "nef_index_full", "1 if the index's disk has no space: writes are refused.", st->index_full);
     gauge(out, "nef_proposals_waiting", "Proposals without an outcome.", st->proposals_waiting);
     gauge(out, "nef_proposals_waiting_bytes", "Their bytes.", st->proposal_bytes_waiting);

@@ -106,6 +106,7 @@ struct nef_runtime_stats {
     uint64_t not_ready_since_ms; /* 0 if ready */
     uint64_t failovers;          /* epochs taken by this process */
     uint64_t free_bytes, total_bytes;
+    uint64_t lost_accepted, lost_tails, lost_removed; /* bytes in lost/ of accepted losses, of failovers; removed */
     bool index_full;             /* of a cell at least: its disk has no space, so nothing can be applied there */
     uint64_t sync_count, sync_ns_sum, sync_ns_max; /* max: of the last 10 s */
     uint64_t sync_buckets[16];   /* histogram: <= 32 us * 2^i; the last: more */

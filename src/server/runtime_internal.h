@@ -12,6 +12,7 @@
  *   group.c     the etcd thread; struct nef_group <-> JSON
  *   upkeep.c    background: segments ahead, space, who asked to be called later
  *   maintain.c  background: the primary's proposals: region, accepted loss, checkpoints, compaction
+ *   lost.c      background: what cuts left aside
  *   clocks.c    background: this clock beside peer's and witness's
  *   scrub.c     background: scrub, repair, comparison of digests
  *   status.c    statistics and the JSON of `nef status`
@@ -298,6 +299,7 @@ struct nef_runtime {
     _Atomic uint64_t bytes_appended, scrub_bytes, scrub_bad, scrub_repaired, scrub_passes;
     _Atomic uint64_t scrub_compared, scrub_different;
     _Atomic uint64_t free_bytes, total_bytes;
+    _Atomic uint64_t lost_accepted, lost_tails, lost_removed; /* bytes in DIR/lost/, and removed from there */
 };
 
 /* runtime.c */
@@ -384,6 +386,10 @@ void later_close(struct nef_runtime *rt); /* call all who wait; nobody is taken 
 /* maintain.c, clocks.c */
 void *maintain_main(void *argument);
 void *clocks_main(void *argument);
+
+/* lost.c */
+#define LOST_TAIL "tail-" /* names in DIR/lost/ of what a failover made void begin so */
+void lost_check(struct nef_runtime *rt, bool first); /* upkeep thread, some times a minute */
 
 /* status.c */
 void note_serving(struct nef_runtime *rt, uint64_t now);

@@ -66,6 +66,9 @@ void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
     out->sync_count = atomic_load(&rt->sync_count);
     for (uint32_t i = 0; i < rt->cell_count; i++)
         out->index_full = out->index_full || atomic_load(&rt->cells[i].index_full);
+    out->lost_accepted = atomic_load(&rt->lost_accepted);
+    out->lost_tails = atomic_load(&rt->lost_tails);
+    out->lost_removed = atomic_load(&rt->lost_removed);
     out->sync_ns_sum = atomic_load(&rt->sync_ns_sum);
     for (uint32_t i = 0; i < 16; i++)
         out->sync_buckets[i] = atomic_load(&rt->sync_buckets[i]);
@@ -192,6 +195,9 @@ void nef_runtime_status_json(struct nef_runtime *rt, struct nef_buf *out)
         nef_buf_printf(out, "\"error\":\"%s\",", nef_err_text(s.err));
     nef_buf_printf(out, "\"epoch\":%llu,\"durability\":\"%u/%u\",", (unsigned long long)s.group.epoch,
                    s.in_sync_count, 1 + rt->config->peer_count);
+    nef_buf_printf(out, "\"lost\":{\"accepted_bytes\":%llu,\"tail_bytes\":%llu},",
+                   (unsigned long long)atomic_load(&rt->lost_accepted),
+                   (unsigned long long)atomic_load(&rt->lost_tails));
     put_cells(rt, &s, out);
     nef_buf_printf(out,
                    ",\"zones\":[{\"name\":\"%s\",\"state\":\"%s\",\"in_sync\":%s,"

@@ -1,5 +1,5 @@
 /* What a zone does in the background for itself: segments made ahead, free space, and callers that asked to be
- * called again. Nothing here is in the path of a request, and nothing waits for a proposal, a peer or the network:
+ * called again; and it bounds what cuts left aside (lost.c). Nothing here is in the path of a request, and nothing waits for a proposal, a peer or the network:
  * clocks (clocks.c), the primary's work (maintain.c) and the scrub (scrub.c) have threads of their own, started and
  * stopped here, so that none is late because another is stuck. */
 #include <stdlib.h>
@@ -9,6 +9,7 @@
 
 #define ROUND_NS     100000000ull
 #define SPACE_ROUNDS 10u
+#define LOST_ROUNDS  50u
 
 static void check_space(struct nef_runtime *rt)
 {
@@ -121,6 +122,8 @@ static void *upkeep_main(void *argument)
         prepare_segments(rt, round % SPACE_ROUNDS == 0);
         if (round % SPACE_ROUNDS == 0)
             check_space(rt);
+        if (round % LOST_ROUNDS == 0)
+            lost_check(rt, round == 0);
         call_later(rt, false);
         (void)nanosleep(&pause, NULL);
     }

@@ -1,6 +1,7 @@
 """Damage in the only copy there is: nothing can repair it, and the region must live with it. See FAULTS.md."""
 import glob
 import os
+import random
 import shutil
 import time
 
@@ -95,8 +96,49 @@ def test_accepted_loss_and_the_other_dropped_its_beginning(faulty_new):
     assert any(e["to"] == 4096 for e in cut), cut
     assert not [e for e in faulty.log("zone-a", mark) if e["event"] == "log_cut_not_kept"]
     assert glob.glob(faulty.path("zone-a", "lost", "cell-*"))
+    assert wait_for(lambda: faulty.metric("a", "nef_lost_bytes"), 15) > 4096  # kind="accepted" is the first
+    assert faulty.status("a")["lost"]["accepted_bytes"] > 4096
     faulty.handover("a")
     assert S3.of(faulty).request("GET", "/load/after-the-loss")[2] == b"y"
     with Load(faulty) as after:
         after.wait_successes(60)
     after.verify()
+
+
+def test_what_failovers_leave_is_bounded(faulty_new):
+    """What failovers made void is kept up to a bound, the oldest goes first; what an accepted loss gave up stays, whatever
+    its size, and is told of."""
+    faulty = faulty_new
+    tails = glob.glob(faulty.path("zone-*", "lost", "tail-cell-*"))
+    with Load(faulty) as load:
+        for n in range(6):
+            load.wait_successes(40)
+            lost = faulty.primary()
+            faulty.stop_zone(lost, "--kill")
+            load.wait_successes(20)
+            faulty.start_zone(lost)
+            faulty.wait_durability("2/2", 60)
+            tails = glob.glob(faulty.path("zone-*", "lost", "tail-cell-*"))
+            if tails:
+                break
+    load.verify()
+    assert tails, "no failover made anything void"
+    assert not glob.glob(faulty.path("zone-*", "lost", "cell-*"))  # nothing was given up
+    faulty.stop_zone("b")
+    os.makedirs(faulty.path("zone-b", "lost"), exist_ok=True)
+    for name in glob.glob(faulty.path("zone-b", "lost", "*")):
+        os.unlink(name)
+    made = [f"tail-cell-0-{4096 * n:016x}-{0x19000000000 + n:016x}.records" for n in range(6)]
+    made.append(f"cell-1-{4096:016x}-{0x18000000000:016x}.records")
+    for name in random.sample(made, len(made)):
+        with open(faulty.path("zone-b", "lost", name), "wb") as f:
+            f.write(b"x" * (1 << 20))
+    faulty.configure("b", {"lost": {"tails": "3MiB"}})
+    mark = faulty.log_size("zone-b")
+    faulty.start_zone("b")
+    wait_for(lambda: sorted(os.listdir(faulty.path("zone-b", "lost"))) == sorted(made[3:]), 20)
+    told = [e for e in faulty.log("zone-b", mark) if e["event"] in ("lost_tail_removed", "lost_kept")]
+    assert [e.get("file") for e in told] == made[:3] + [None], told
+    assert wait_for(lambda: faulty.status("b"), 20)["lost"] == {"accepted_bytes": 1 << 20, "tail_bytes": 3 << 20}
+    faulty.wait_durability("2/2", 60)
+    faulty.configure("b", {"lost": {"tails": "1GiB"}})
