@@ -3,7 +3,7 @@
  *
  * Semantics are POSIX's: a write is durable only after sync of the file returned; a created, renamed or
  * unlinked name only after sync_dir. After a failed sync the file must not be used again (the page cache
- * proves nothing). Threads: read may run in any number of threads beside one writer and one sync. */
+ * proves nothing). Threads: read and read_now may run in any number of threads beside one writer and one sync. */
 #ifndef NEF_BASE_FILE_H
 #define NEF_BASE_FILE_H
 
@@ -23,6 +23,9 @@ struct nef_dir;
 struct nef_file_ops {
     /* All BYTES bytes or an error; reading past the end of the file gives NEF_E_RANGE. */
     nef_err (*read)(struct nef_file *f, uint64_t offset, void *out, size_t bytes);
+    /* The same, without waiting for the disk: NEF_E_AGAIN if some of it would have to be, or that can't be known; then
+     * OUT is undefined. */
+    nef_err (*read_now)(struct nef_file *f, uint64_t offset, void *out, size_t bytes);
     nef_err (*write)(struct nef_file *f, uint64_t offset, const void *data, size_t bytes);
     nef_err (*sync)(struct nef_file *f);                                   /* fdatasync */
     nef_err (*allocate)(struct nef_file *f, uint64_t bytes);               /* reserve and set size */

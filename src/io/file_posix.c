@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include "base/assert.h"
 #include "base/trace.h"
@@ -93,6 +94,33 @@ static nef_err posix_read(struct nef_file *f, uint64_t offset, void *out, size_t
                 return map_errno("fcntl", errno);
             atomic_store_explicit(&file->drop_cache, true, memory_order_relaxed);
             drop_cache(file, offset, bytes);
+        } else if (errno != EINTR) {
+            return map_errno("read", errno);
+        }
+    }
+    return NEF_OK;
+}
+
+/* RWF_NOWAIT: what is in the page cache, else EAGAIN. File systems that can't tell say EOPNOTSUPP. */
+static nef_err posix_read_now(struct nef_file *f, uint64_t offset, void *out, size_t bytes)
+{
+    struct posix_file *file = file_of(f);
+    uint8_t *p = out;
+
+    if (atomic_load_explicit(&file->drop_cache, memory_order_relaxed))
+        return NEF_E_AGAIN;
+    while (bytes > 0) {
+        struct iovec part = {.iov_base = p, .iov_len = bytes};
+        ssize_t n = preadv2(file->fd, &part, 1, (off_t)offset, RWF_NOWAIT);
+
+        if (n > 0) {
+            p += n;
+            offset += (uint64_t)n;
+            bytes -= (size_t)n;
+        } else if (n == 0) {
+            return NEF_E_RANGE;
+        } else if (errno == EAGAIN || errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS) {
+            return NEF_E_AGAIN;
         } else if (errno != EINTR) {
             return map_errno("read", errno);
         }
@@ -189,6 +217,7 @@ static void posix_file_close(struct nef_file *f)
 
 static const struct nef_file_ops file_ops = {
     .read = posix_read,
+    .read_now = posix_read_now,
     .write = posix_write,
     .sync = posix_sync,
     .allocate = posix_allocate,

@@ -41,7 +41,7 @@ uint64_t nef_log_epoch_start(struct nef_log *log, uint64_t epoch)
     return start;
 }
 
-nef_err nef_log_read(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes)
+static nef_err read_bytes(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes, bool now)
 {
     struct nef_segment *seg;
     uint64_t end;
@@ -59,10 +59,22 @@ nef_err nef_log_read(struct nef_log *log, uint64_t offset, void *out, uint64_t b
     pthread_mutex_unlock(&log->lock);
     if (offset + bytes > end)
         err = NEF_E_RANGE;
+    else if (now)
+        err = seg->file->ops->read_now(seg->file, offset % log->segment_bytes, out, (size_t)bytes);
     else
         err = seg->file->ops->read(seg->file, offset % log->segment_bytes, out, (size_t)bytes);
     nef_segment_release(log, seg);
     return err;
+}
+
+nef_err nef_log_read(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes)
+{
+    return read_bytes(log, offset, out, bytes, false);
+}
+
+nef_err nef_log_read_now(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes)
+{
+    return read_bytes(log, offset, out, bytes, true);
 }
 
 /* `lock` held. */

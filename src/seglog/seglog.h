@@ -90,6 +90,9 @@ NEF_MUST_CHECK nef_err nef_log_truncate(struct nef_log *log, uint64_t to);
  * NEF_E_NOT_FOUND: the segment was dropped. Any thread. */
 NEF_MUST_CHECK nef_err nef_log_read(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes);
 
+/* The same, but NEF_E_AGAIN if the disk would have to be waited for (or that can't be known); then OUT is undefined. */
+NEF_MUST_CHECK nef_err nef_log_read_now(struct nef_log *log, uint64_t offset, void *out, uint64_t bytes);
+
 /* First place at or after OFFSET that this log holds a record place for: OFFSET itself if its segment is
  * there, else the first record place of the next segment that is. No I/O. Any thread. */
 uint64_t nef_log_next_present(struct nef_log *log, uint64_t offset);

@@ -7,6 +7,11 @@
  * the log in blocks; damage met on the way is repaired while the connection waits, and if that
  * fails the connection is closed: bytes that don't verify are never sent.
  *
+ * What is in the page cache is read by the listener's thread. What isn't is loaded by a reader thread
+ * while the connection waits, so that a slow disk holds up nobody else's request. More than LOADS_MAX
+ * at a time are read by the listeners' threads after all: their memory is bounded, and clients that ask
+ * more of the disk than it gives have to feel it.
+ *
  * A key that isn't there is looked for twice: the bucket may have been deleted and made anew
  * through the other zone, so that what was looked up belonged to the old one. */
 #include <stdio.h>
@@ -18,11 +23,13 @@
 
 #define STREAMS_MAX 128u /* large answers at once, read or streamed: each holds up to 2 MiB */
 #define REPAIRS_MAX 8u   /* of one answer: more means a disk that is dying */
+#define LOADS_MAX   256u /* small answers that wait for the disk: each holds up to 128 KiB */
 
 enum get_step {
     GET_FIND,
     GET_RECHECK, /* not found: is it the right bucket? */
     GET_READ,    /* small body: read it */
+    GET_LOAD,    /* a reader thread loads what GET_READ needs next */
     GET_REPAIR,  /* a worker repairs what GET_READ met */
 };
 
@@ -30,8 +37,10 @@ void get_end(struct call *c)
 {
     nef_body_close(c->body);
     nef_object_free(c->object);
+    free(c->small);
     c->body = NULL;
     c->object = NULL;
+    c->small = NULL;
     if (c->counted_stream)
         atomic_fetch_sub(&c->s->streams, 1);
     c->counted_stream = false;
@@ -190,20 +199,72 @@ static void run_repair(void *context)
     call_unref(c);
 }
 
+static void run_load(void *context)
+{
+    struct call *c = context;
+
+    c->load_err = nef_body_load(c->body, &c->bad_cell, &c->bad_offset);
+    atomic_store(&c->loading, false);
+    (void)atomic_fetch_sub(&c->s->loads, 1);
+    atomic_store_explicit(&c->worked, true, memory_order_release);
+    nef_http_wake(c->http);
+    call_unref(c);
+}
+
+/* Have a reader thread load what the next read needs. False: not now; read it here. */
+static bool begin_load(struct call *c)
+{
+    bool begun = atomic_fetch_add(&c->s->loads, 1) < LOADS_MAX;
+
+    if (begun) {
+        atomic_store(&c->worked, false);
+        atomic_store(&c->loading, true);
+        call_ref(c);
+        begun = nef_workers_submit(c->s->readers, run_load, c) == NEF_OK;
+        if (!begun) {
+            atomic_store(&c->loading, false);
+            call_unref(c);
+        }
+    }
+    if (!begun)
+        (void)atomic_fetch_sub(&c->s->loads, 1);
+    return begun;
+}
+
+/* The next bytes of c->body. NEF_E_AGAIN: being loaded; c->worked and c->load_err say when and how. */
+static nef_err read_body(struct call *c, uint8_t *out, size_t max, size_t *out_bytes)
+{
+    nef_err err;
+
+    nef_body_now(c->body, true);
+    err = nef_body_read(c->body, out, max, out_bytes, &c->bad_cell, &c->bad_offset);
+    if (err != NEF_E_AGAIN || begin_load(c))
+        return err;
+    nef_body_now(c->body, false);
+    return nef_body_read(c->body, out, max, out_bytes, &c->bad_cell, &c->bad_offset);
+}
+
 static int64_t stream_read(void *context, uint8_t *out, size_t max)
 {
     struct call *c = context;
     size_t bytes = 0;
-    nef_err err;
+    nef_err err = NEF_OK;
 
-    if (c->step == GET_REPAIR) {
+    if (c->step == GET_REPAIR || c->step == GET_LOAD) {
         if (!atomic_load_explicit(&c->worked, memory_order_acquire))
             return 0;
-        c->step = GET_READ;
-        if (c->repair_err != NEF_OK)
+        if (c->step == GET_REPAIR && c->repair_err != NEF_OK)
             return -1;
+        if (c->step == GET_LOAD)
+            err = c->load_err;
+        c->step = GET_READ;
     }
-    err = nef_body_read(c->body, out, max, &bytes, &c->bad_cell, &c->bad_offset);
+    if (err == NEF_OK)
+        err = read_body(c, out, max, &bytes);
+    if (err == NEF_E_AGAIN) {
+        c->step = GET_LOAD;
+        return 0;
+    }
     if (err == NEF_E_CORRUPT && begin_repair(c)) {
         atomic_store(&c->worked, false);
         c->step = GET_REPAIR;
@@ -226,7 +287,8 @@ static void large_done(void *context)
 {
     struct call *c = context;
 
-    get_end(c);
+    if (!atomic_load(&c->loading)) /* else with the last reference, which the reader thread may have */
+        get_end(c);
     call_unref(c);
 }
 
@@ -249,44 +311,54 @@ static enum nef_http_next answer_stream(struct call *c)
     return NEF_HTTP_ANSWERED;
 }
 
-/* NEF_E_CORRUPT: c->bad_* says where. */
-static nef_err read_small(struct call *c, uint8_t **out_data)
+/* All of it into c->small. NEF_E_AGAIN: some of it is being loaded, then go on. NEF_E_CORRUPT: c->bad_* says where. */
+static nef_err read_small(struct call *c)
 {
-    size_t bytes = (size_t)c->range.bytes, at = 0;
-    uint8_t *data = malloc(bytes);
-    nef_err err;
+    size_t bytes = (size_t)c->range.bytes;
+    nef_err err = NEF_OK;
 
-    if (data == NULL)
-        return NEF_E_NOMEM;
-    err = nef_body_open(c->s->store, c->object, c->range.first, bytes, &c->body);
-    while (err == NEF_OK && at < bytes) {
+    if (c->body == NULL) {
+        c->small = malloc(bytes);
+        c->small_bytes = 0;
+        if (c->small == NULL)
+            return NEF_E_NOMEM;
+        err = nef_body_open(c->s->store, c->object, c->range.first, bytes, &c->body);
+    }
+    while (err == NEF_OK && c->small_bytes < bytes) {
         size_t n = 0;
 
-        err = nef_body_read(c->body, data + at, bytes - at, &n, &c->bad_cell, &c->bad_offset);
+        err = read_body(c, c->small + c->small_bytes, bytes - c->small_bytes, &n);
         if (err == NEF_OK && n == 0)
             err = NEF_E_NOT_FOUND; /* shorter than its row says: dropped meanwhile */
-        at += n;
+        c->small_bytes += n;
     }
-    nef_body_close(c->body);
-    c->body = NULL;
-    if (err != NEF_OK)
-        free(data);
-    else
-        *out_data = data;
     return err;
 }
 
 static enum nef_http_next find(struct call *c);
 
-static enum nef_http_next read_and_answer(struct call *c)
+/* err: of what was loaded since the last try. */
+static enum nef_http_next read_and_answer(struct call *c, nef_err err)
 {
     bool large = c->range.bytes > NEF_INLINE_BYTES_MAX;
-    uint8_t *data = NULL;
-    nef_err err;
+    uint8_t *data;
 
     if (large && !count_stream(c))
         return call_refuse(c, NEF_S3_SLOW_DOWN, NULL);
-    err = read_small(c, &data);
+    if (err == NEF_OK)
+        err = read_small(c);
+    if (err == NEF_E_AGAIN) {
+        c->step = GET_LOAD;
+        return NEF_HTTP_WAIT;
+    }
+    nef_body_close(c->body);
+    c->body = NULL;
+    data = c->small;
+    c->small = NULL;
+    if (err != NEF_OK) {
+        free(data);
+        data = NULL;
+    }
     if (err == NEF_E_CORRUPT && begin_repair(c)) {
         c->step = GET_REPAIR;
         return call_submit(c, repair_work);
@@ -397,7 +469,7 @@ static enum nef_http_next answer_object(struct call *c)
     if (c->range.bytes > NEF_HTTP_BLOCK_BYTES)
         return answer_stream(c);
     c->step = GET_READ;
-    return read_and_answer(c);
+    return read_and_answer(c, NEF_OK);
 }
 
 /* The bucket as of now, gated. NEF_E_AGAIN: wait. */
@@ -471,14 +543,19 @@ enum nef_http_next get_step(struct call *c)
     case GET_RECHECK:
         return find(c);
     case GET_READ:
-        return read_and_answer(c);
+        return read_and_answer(c, NEF_OK);
+    case GET_LOAD:
+        if (!atomic_load_explicit(&c->worked, memory_order_acquire))
+            return NEF_HTTP_WAIT;
+        c->step = GET_READ;
+        return read_and_answer(c, c->load_err);
     case GET_REPAIR:
         if (!atomic_load_explicit(&c->worked, memory_order_acquire))
             return NEF_HTTP_WAIT;
         if (c->repair_err != NEF_OK)
             return call_fail(c, NEF_E_DAMAGED);
         c->step = GET_READ;
-        return read_and_answer(c);
+        return read_and_answer(c, NEF_OK);
     }
     return NEF_HTTP_DROP;
 }

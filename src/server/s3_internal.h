@@ -41,6 +41,8 @@ struct nef_s3_service {
     struct nef_metrics *metrics;
     struct nef_http *http;
     struct nef_workers *workers;
+    struct nef_workers *readers; /* what a GET reads and the page cache doesn't have */
+    atomic_uint loads;           /* under way there */
     struct credentials *credentials;
     const char *region;
     uint32_t cell_count;
@@ -165,6 +167,10 @@ struct call {
     unsigned repairs;
     nef_err repair_err;
     bool counted_stream;
+    atomic_bool loading; /* a reader thread has `body` */
+    nef_err load_err;    /* written by it before `worked` */
+    uint8_t *small;   /* an answer that is read whole before it begins, and how much of it is there */
+    size_t small_bytes;
 
     /* for the log */
     unsigned status;

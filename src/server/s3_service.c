@@ -18,6 +18,8 @@
 #include "server/s3_internal.h"
 
 #define WORKER_QUEUE_MAX 512u /* requests that wait for a worker: more is SlowDown */
+#define READER_THREADS   16u  /* a disk that has as many reads under way seldom gives more for more of them */
+#define READER_QUEUE_MAX 1024u /* never full: s3_get.c bounds what it gives them */
 #define IDLE_TIMEOUT_S   65u  /* longer than the front keeps its idle connections */
 #define STOP_POLL_US     2000
 
@@ -310,6 +312,7 @@ static void owner_of(const struct nef_id *region, char out[65])
 static void free_service(struct nef_s3_service *s)
 {
     nef_workers_free(s->workers);
+    nef_workers_free(s->readers);
     credentials_free(s->credentials);
     (void)pthread_mutex_destroy(&s->buffers.lock);
     free(s);
@@ -347,6 +350,8 @@ nef_err nef_s3_service_start(const struct nef_s3_service_options *options,
     if (err == NEF_OK)
         err =
             nef_workers_new("nef-s3", config->limits.worker_threads, WORKER_QUEUE_MAX, &s->workers);
+    if (err == NEF_OK)
+        err = nef_workers_new("nef-read", READER_THREADS, READER_QUEUE_MAX, &s->readers);
     if (err != NEF_OK)
         goto fail;
     if (http.threads == 0) {
@@ -397,6 +402,7 @@ void nef_s3_service_stop(struct nef_s3_service *s, uint32_t grace_ms)
     stream_close_buffers(s); /* who waits for memory is parked, and would hold up the listener */
     nef_http_stop(s->http);
     nef_workers_stop(s->workers);
+    nef_workers_stop(s->readers);
     while (atomic_load(&s->calls) > 0) /* the runtime still owes callbacks */
         (void)usleep(STOP_POLL_US);
     free_service(s);

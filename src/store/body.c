@@ -45,6 +45,8 @@ struct nef_body {
     uint8_t dek[NEF_KEY_BYTES]; /* of the part dek_part */
     uint32_t dek_part;          /* UINT32_MAX: none */
 
+    bool now;    /* reads don't wait for the disk */
+    bool loaded; /* the next piece's record is in the buffer */
     uint8_t *buffer;
     size_t buffer_bytes;
     bool buffer_was_plain; /* it must be wiped */
@@ -228,7 +230,7 @@ static nef_err check_header(const struct nef_body *body, const struct place *pla
 }
 
 /* The piece's record into the buffer, its header checked. NEF_E_NOT_FOUND: it was punched. */
-static nef_err read_record(struct nef_body *body, const struct place *place)
+static nef_err read_record(struct nef_body *body, const struct place *place, bool now)
 {
     const struct nef_object_part *part = &body->object->parts[place->part];
     size_t bytes = (size_t)place->row.cipher_at + place->row.cipher_bytes;
@@ -241,7 +243,8 @@ static nef_err read_record(struct nef_body *body, const struct place *place)
     err = reserve(body, bytes);
     if (err != NEF_OK)
         return err;
-    err = nef_log_read(body->log, place->row.record, body->buffer, bytes);
+    err = now ? nef_log_read_now(body->log, place->row.record, body->buffer, bytes)
+              : nef_log_read(body->log, place->row.record, body->buffer, bytes);
     if (err == NEF_E_IO || err == NEF_E_RANGE)
         return NEF_E_CORRUPT; /* a bad sector is damage that the peer can repair */
     if (err != NEF_OK)
@@ -250,10 +253,10 @@ static nef_err read_record(struct nef_body *body, const struct place *place)
 }
 
 /* As above, from wherever it lies now if it isn't any more where it was. */
-static nef_err read_record_anywhere(struct nef_body *body, struct place *place)
+static nef_err read_record_anywhere(struct nef_body *body, struct place *place, bool at_once)
 {
     struct place now = *place;
-    nef_err err = read_record(body, place);
+    nef_err err = read_record(body, place, at_once);
 
     if (err != NEF_E_NOT_FOUND)
         return err;
@@ -263,7 +266,7 @@ static nef_err read_record_anywhere(struct nef_body *body, struct place *place)
     if (now.row.record == place->row.record)
         err = NEF_E_CORRUPT; /* it is still named, so nobody should have punched it */
     else
-        err = read_record(body, &now);
+        err = read_record(body, &now, at_once);
     nef_log_unpin(body->log, err == NEF_OK ? place->row.record : now.row.record);
     if (err == NEF_OK)
         *place = now;
@@ -282,10 +285,11 @@ static nef_err read_piece(struct nef_body *body, uint8_t *out, size_t max, size_
     nef_err err;
 
     err = load_dek(body, place->part);
-    if (err == NEF_OK)
-        err = read_record_anywhere(body, place);
+    if (err == NEF_OK && !body->loaded)
+        err = read_record_anywhere(body, place, body->now);
     if (err != NEF_OK)
         return err;
+    body->loaded = false; /* it may be decrypted in its place */
     cipher = body->buffer + place->row.cipher_at;
     to = whole ? out : cipher;
     err = nef_piece_open(&body->object->bucket, &part->stream, body->dek, place->piece,
@@ -304,6 +308,31 @@ static nef_err read_piece(struct nef_body *body, uint8_t *out, size_t max, size_
     }
     body->skip = 0;
     return NEF_OK;
+}
+
+void nef_body_now(struct nef_body *body, bool now)
+{
+    body->now = now;
+}
+
+nef_err nef_body_load(struct nef_body *body, uint32_t *out_bad_cell, uint64_t *out_bad_offset)
+{
+    nef_err err = NEF_OK;
+
+    if (body->at == body->end || body->plain_bytes > 0 || body->loaded)
+        return NEF_OK;
+    if (body->place == body->place_count) {
+        err = fill_window(body, body->at);
+        if (err != NEF_OK && body->place_count == 0)
+            return err;
+    }
+    err = read_record_anywhere(body, &body->places[body->place], false);
+    body->loaded = err == NEF_OK;
+    if (err == NEF_E_CORRUPT) {
+        *out_bad_cell = body->object->cell;
+        *out_bad_offset = body->places[body->place].row.record;
+    }
+    return err;
 }
 
 nef_err nef_body_read(struct nef_body *body, uint8_t *out, size_t max, size_t *out_bytes,

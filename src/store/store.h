@@ -236,6 +236,11 @@ NEF_MUST_CHECK nef_err nef_body_open(struct nef_store *store, const struct nef_o
  * where (repair, then call again). NEF_E_NOT_FOUND: it was deleted and dropped meanwhile. */
 NEF_MUST_CHECK nef_err nef_body_read(struct nef_body *body, uint8_t *out, size_t max, size_t *out_bytes,
                                      uint32_t *out_bad_cell, uint64_t *out_bad_offset);
+/* For threads that must not wait for the disk: after nef_body_now(body, true) a read gives NEF_E_AGAIN where it would
+ * have to. Then nef_body_load, in a thread that may wait, brings what the next read needs into the reader's memory;
+ * errors as of nef_body_read. The index is asked in either case (when a window begins, or a piece has moved). */
+void nef_body_now(struct nef_body *body, bool now);
+NEF_MUST_CHECK nef_err nef_body_load(struct nef_body *body, uint32_t *out_bad_cell, uint64_t *out_bad_offset);
 void nef_body_close(struct nef_body *body);
 
 /* ---- maintenance; what to propose next, if anything. One maintenance thread, on the primary only. ---- */

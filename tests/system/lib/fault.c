@@ -5,6 +5,8 @@
  * NEF_FAULTS names a directory. A process is called by its configuration file (zone-a, zone-b, witness); others
  * aren't touched. What it suffers stands in files there, looked at again every 20 ms:
  *   NAME.sync    "eio": fdatasync and fsync fail. A number: they take so many microseconds longer.
+ *   NAME.read    "MICROSECONDS INODE...": reads of these files take so much longer, and none is answered from the page
+ *                cache (preadv2 with RWF_NOWAIT).
  *   NAME.clock   seconds that are added to the system clock (CLOCK_REALTIME, gettimeofday, time). The monotonic
  *                clocks stay: a step of the wall clock doesn't move them. */
 #define _GNU_SOURCE
@@ -16,8 +18,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -118,6 +122,86 @@ static int sync_fault(void)
     if (delay > 0)
         usleep((useconds_t)delay);
     return 0;
+}
+
+#define SLOW_FILES_MAX 64
+static pthread_mutex_t slow_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned long slow_files[SLOW_FILES_MAX]; /* under slow_lock, and so the two below */
+static int slow_count;
+static long slow_us;
+
+static void look_at_reads(void)
+{
+    static long long looked;
+    char path[600], text[2048] = "", *at;
+    long long now = now_ns();
+    int fd;
+
+    if (now - looked < 20000000)
+        return;
+    looked = now;
+    slow_count = 0;
+    snprintf(path, sizeof(path), "%s.read", prefix);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    if (read(fd, text, sizeof(text) - 1) < 0)
+        text[0] = 0;
+    close(fd);
+    slow_us = strtol(text, &at, 10);
+    while (slow_count < SLOW_FILES_MAX && *at == ' ')
+        slow_files[slow_count++] = strtoul(at + 1, &at, 10);
+}
+
+/* Microseconds that a read of FD takes longer; 0: it isn't one of those. */
+static long read_delay(int fd)
+{
+    struct stat st;
+    long us = 0;
+    int saved = errno;
+
+    if (prefix[0] == 0 || fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
+        return 0;
+    pthread_mutex_lock(&slow_lock);
+    look_at_reads();
+    for (int i = 0; i < slow_count; i++)
+        if (slow_files[i] == st.st_ino)
+            us = slow_us;
+    pthread_mutex_unlock(&slow_lock);
+    errno = saved;
+    return us;
+}
+
+ssize_t pread64(int fd, void *out, size_t bytes, off_t offset)
+{
+    long us = read_delay(fd);
+
+    if (us > 0)
+        usleep((useconds_t)us);
+    return syscall(SYS_pread64, fd, out, bytes, offset);
+}
+
+ssize_t pread(int fd, void *out, size_t bytes, off_t offset)
+{
+    return pread64(fd, out, bytes, offset);
+}
+
+ssize_t preadv64v2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    long us = read_delay(fd);
+
+    if (us > 0 && (flags & RWF_NOWAIT) != 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    if (us > 0)
+        usleep((useconds_t)us);
+    return syscall(SYS_preadv2, fd, parts, count, offset, 0, flags);
+}
+
+ssize_t preadv2(int fd, const struct iovec *parts, int count, off_t offset, int flags)
+{
+    return preadv64v2(fd, parts, count, offset, flags);
 }
 
 int fdatasync(int fd)
