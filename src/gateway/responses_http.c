@@ -104,8 +104,6 @@ static const char *parse_query(struct nef_responses_call *c, const char *query)
     char value[128];
     uint64_t number;
 
-    c->starting_after = -1;
-    c->limit = ITEMS;
     if (query_of(query, "stream", value, sizeof(value)))
         c->stream = strcmp(value, "true") == 0;
     if (query_of(query, "starting_after", value, sizeof(value))) {
@@ -188,6 +186,8 @@ nef_err nef_responses_open(struct nef_responses *responses, struct nef_http_requ
     (void)pthread_mutex_init(&c->lock, NULL);
     atomic_init(&c->refs, 1);
     c->user = *user;
+    c->starting_after = -1;
+    c->limit = ITEMS;
     (void)snprintf(c->request_id, sizeof(c->request_id), "%s", request_id);
     c->body = *body;
     memset(body, 0, sizeof(*body));
