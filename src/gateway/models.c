@@ -221,6 +221,7 @@ nef_err nef_models_start(const struct nef_models_options *options, struct nef_mo
     struct nef_models *m = calloc(1, sizeof(*m));
     pthread_condattr_t attr;
 
+    NEF_ASSERT(options->cells > 0 && options->cells <= NEF_CELL_MAX);
     if (m == NULL)
         return NEF_E_NOMEM;
     m->rt = options->rt;
