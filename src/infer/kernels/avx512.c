@@ -15,8 +15,8 @@
 #include "infer/kernels/body_linear.h"
 
 #define FEW                8u
-/* Measured on Zen 4: with one or two rows the next blocks' loads are under way already, and asking for them again costs
- * a fifth; with four or more the products fill the window, and it gains up to a third. */
+/* Measured on Zen 4: with one or two rows of bytes that need no unpacking the next blocks' loads are under way already,
+ * and asking for them again costs a fifth; otherwise the work on a block fills the window, and it gains up to a third. */
 #define FEW_PREFETCH_ROWS  3u
 #define FEW_PREFETCH_BYTES 2048u
 
@@ -92,6 +92,7 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
                                : payload == NEF_PAYLOAD_U4 ? 256
                                : payload == NEF_PAYLOAD_U5 ? 320
                                                            : 384;
+    const bool ahead = rows >= FEW_PREFETCH_ROWS || payload != NEF_PAYLOAD_U8;
     uint32_t outputs = NEF_MIN(m->n - tile * LANES, LANES);
     vf sum[FEW], a[FEW], scale, second;
     vi bytes[8], s[FEW];
@@ -106,7 +107,7 @@ NEF_VEC_INLINE void few_tile(const unsigned rows, const enum nef_payload payload
         for (unsigned r = 0; r < rows; r++)
             a[r] = vf_zero();
         for (uint32_t i = 0; i < blocks; i++, p += block_bytes) {
-            for (unsigned line = 0; rows >= FEW_PREFETCH_ROWS && line < block_bytes; line += 64)
+            for (unsigned line = 0; ahead && line < block_bytes; line += 64)
                 _mm_prefetch((const char *)p + FEW_PREFETCH_BYTES + line, _MM_HINT_T0);
             unpack_bytes(payload, p, bytes);
             load_scales(kind, scales, i, &scale, &second);
