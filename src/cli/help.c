@@ -13,7 +13,8 @@
 
 const struct nef_command nef_commands[] = {
     {"up", "make or start a region on this machine", nef_cmd_up,
-     "nef up --dir DIR [--port-base 9000] [--cells 4] [--region eu-paris] [--detach | --prepare-only]\n"
+     "nef up --dir DIR [--port-base 9000] [--cells 4] [--region eu-paris] [--model NAME [--model-file FILE]]\n"
+     "  [--detach | --prepare-only]\n"
      "\n"
      "Makes a region in DIR, or starts again what is missing of the one that DIR holds: three etcd\n"
      "members, zones a and b, the witness, and HAProxy as the front. Needs no root. All of it listens on\n"
@@ -25,6 +26,9 @@ const struct nef_command nef_commands[] = {
      "                   witness +33.. ; fixed once the region is made\n"
      "  --cells N        logs that work in parallel (4); fixed once the region is made\n"
      "  --region NAME    its name, which S3 clients call the region (eu-paris)\n"
+     "  --model NAME     the only model that the zones' engines serve; without it, those of the region (nef model)\n"
+     "  --model-file F   a GGUF file of this machine instead of an object of the region; counts, as --model does, when\n"
+     "                   the zones' files are made\n"
      "  --detach         return when the region serves, or say what failed (status 1)\n"
      "  --prepare-only   write the files and start nothing, so that DIR/config/*.yaml can be edited first;\n"
      "                   files that exist are never overwritten\n"
@@ -187,7 +191,7 @@ const struct nef_command nef_commands[] = {
      "  nef down --dir ./run && nef fsck --dir ./run\n"},
     {"init", "write the files of a region on three hosts", nef_cmd_init,
      "nef init --out DIR --zones a=HOST,b=HOST --witness HOST [--region eu-paris] [--cells 4]\n"
-     "         [--data-dir /var/lib/nef] [--front-port 443]\n"
+     "         [--data-dir /var/lib/nef] [--front-port 443] [--ai-port 8443]\n"
      "\n"
      "Writes one tree of files for each host, to be copied to its root: zone or witness configuration,\n"
      "certificates of a CA made for this region, options for Debian's etcd, and haproxy.cfg for the front on\n"

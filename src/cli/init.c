@@ -28,7 +28,10 @@
 #define WITNESS_ADMIN_PORT 9036
 #define ETCD_CLIENT_PORT   2379
 #define ETCD_PEER_PORT     2380
+#define AI_PORT            9011
+#define RELAY_PORT         9015
 #define FRONT_PORT_PRESET  443u
+#define AI_FRONT_PRESET    8443u
 #define SMALL_FILE_MAX     ((size_t)64 << 10)
 
 struct init {
@@ -132,6 +135,8 @@ static nef_err set_place(struct init *in, uint32_t index, const char *name, cons
     (void)snprintf(p->bind, sizeof(p->bind), "%s", strchr(host, ':') != NULL ? "::" : "0.0.0.0");
     p->s3 = zone ? S3_PORT : 0;
     p->peer = zone ? PEER_PORT : 0;
+    p->ai = zone ? AI_PORT : 0;
+    p->relay = zone ? RELAY_PORT : 0;
     p->admin = zone ? ADMIN_PORT : WITNESS_ADMIN_PORT;
     p->etcd_client = ETCD_CLIENT_PORT;
     p->etcd_peer = ETCD_PEER_PORT;
@@ -394,7 +399,7 @@ int nef_cmd_init(int argc, char **argv)
 {
     const char *out = NULL, *region = "eu-paris", *zones = NULL, *witness = NULL,
                *data = "/var/lib/nef";
-    uint32_t cells = NEF_CELLS_PRESET, front = FRONT_PORT_PRESET;
+    uint32_t cells = NEF_CELLS_PRESET, front = FRONT_PORT_PRESET, ai_front = AI_FRONT_PRESET;
     const struct nef_option options[] = {
         {.name = "out", .text = &out},
         {.name = "region", .text = &region},
@@ -403,6 +408,7 @@ int nef_cmd_init(int argc, char **argv)
         {.name = "data-dir", .text = &data},
         {.name = "cells", .number = &cells, .min = 1, .max = NEF_CELL_MAX},
         {.name = "front-port", .number = &front, .min = 1, .max = 65535},
+        {.name = "ai-port", .number = &ai_front, .min = 1, .max = 65535},
         {.name = NULL}};
     struct nef_words words;
     struct init *in;
@@ -434,6 +440,7 @@ int nef_cmd_init(int argc, char **argv)
     (void)snprintf(in->plan.front.bind, sizeof(in->plan.front.bind), "0.0.0.0");
     (void)snprintf(in->plan.front.pem, sizeof(in->plan.front.pem), "/etc/haproxy/nef-front.pem");
     in->plan.front.port = (uint16_t)front;
+    in->plan.front.ai_port = (uint16_t)ai_front;
     err = set_zones(in, zones, "/etc/nef", data);
     if (err == NEF_OK)
         err = set_place(in, NEF_PLAN_WITNESS, "w", witness, "/etc/nef", data);

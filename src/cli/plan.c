@@ -197,6 +197,31 @@ static const struct {
     {504, "The zone that had this request gave no answer."},
 };
 
+static void ai_backend(const struct nef_plan *plan, uint32_t near, const char *ca, struct nef_buf *out)
+{
+    nef_buf_text(out, "\n"
+                      "backend ai-zones\n"
+                      "    balance leastconn\n"
+                      "    option httpchk GET /health\n"
+                      "    http-check expect status 200\n"
+                      "    # 404: nothing new, and streams go on; no answer: the zone is gone, and so are its streams\n"
+                      "    http-check disable-on-404\n"
+                      "    retry-on conn-failure empty-response\n"
+                      "    # an answer of which nothing came may be asked for again: it changes nothing but what it costs\n"
+                      "    http-request disable-l7-retry unless METH_GET or { path /v1/chat/completions /v1/completions "
+                      "/v1/embeddings }\n"
+                      "    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
+                      "on-marked-down shutdown-sessions\n");
+    for (uint32_t n = 0; n < NEF_PLAN_ZONES; n++) {
+        const struct nef_place *p = &plan->places[near < NEF_PLAN_ZONES ? (near + n) % NEF_PLAN_ZONES : n];
+
+        nef_buf_printf(out, "    server ai-%s %s%s%s:%u", p->name, open_bracket(p->host), p->host, close_bracket(p->host), p->ai);
+        if (plan->tls)
+            nef_buf_printf(out, " ssl check-ssl verify required verifyhost %s ca-file %s", p->host, ca);
+        nef_buf_text(out, "\n");
+    }
+}
+
 nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char *ca,
                          struct nef_buf *out)
 {
@@ -252,8 +277,11 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
     nef_buf_printf(out, "    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
                    plan->front.bind, close_bracket(plan->front.bind), plan->front.port,
                    plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
+    nef_buf_printf(out, "    default_backend zones\n\nfrontend ai\n    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
+                   plan->front.bind, close_bracket(plan->front.bind), plan->front.ai_port,
+                   plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
     nef_buf_text(
-        out, "    default_backend zones\n"
+        out, "    default_backend ai-zones\n"
              "\n"
              "backend zones\n"
              "    balance roundrobin\n"
@@ -275,6 +303,7 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
                            ca);
         nef_buf_text(out, "\n");
     }
+    ai_backend(plan, near, ca, out);
     return nef_buf_end(out);
 }
 
@@ -331,11 +360,43 @@ static nef_err fill_admin(const struct nef_plan *plan, const struct nef_place *p
     return host_port(&out->listen, p->bind, p->admin);
 }
 
+/* peers: NEF_PLAN_ZONES - 1 of them, which the configuration borrows. */
+static nef_err fill_ai(const struct nef_plan *plan, uint32_t zone, struct nef_ai_peer_config *peers, struct nef_ai_config *out)
+{
+    const struct nef_place *p = &plan->places[zone];
+    nef_err err = nef_ai_config_preset(out);
+
+    if (err != NEF_OK)
+        return err;
+    err = host_port(&out->listener.listen, p->bind, p->ai);
+    if (err == NEF_OK)
+        err = host_port(&out->relay, p->bind, p->relay);
+    for (uint32_t i = 0; i < NEF_PLAN_ZONES && err == NEF_OK; i++) {
+        if (i == zone)
+            continue;
+        peers[out->peer_count].zone = borrow(plan->places[i].name);
+        err = host_port(&peers[out->peer_count++].address, plan->places[i].host, plan->places[i].relay);
+    }
+    out->peers = peers;
+    out->listener.has_tls = plan->tls;
+    if (plan->tls) {
+        out->listener.tls.cert = borrow(p->cert);
+        out->listener.tls.key = borrow(p->key);
+    }
+    out->has_engine = true;
+    if (plan->model[0] != '\0')
+        out->engine.model = borrow(plan->model);
+    if (plan->model_file[0] != '\0')
+        out->engine.model_file = borrow(plan->model_file);
+    return err;
+}
+
 nef_err nef_plan_write_zone(const struct nef_plan *plan, uint32_t zone, const char *path)
 {
     const struct nef_place *p = &plan->places[zone], *w = &plan->places[NEF_PLAN_WITNESS];
     struct nef_zone_config c;
     struct nef_peer_config peers[NEF_PLAN_ZONES - 1];
+    struct nef_ai_peer_config ai_peers[NEF_PLAN_ZONES - 1];
     char urls[NEF_PLAN_PLACES][NEF_URL_MAX], witness[NEF_URL_MAX], prefix[NEF_REGION_NAME_MAX + 8];
     char *endpoints[NEF_PLAN_PLACES];
     uint32_t peer_count = 0;
@@ -357,6 +418,9 @@ nef_err nef_plan_write_zone(const struct nef_plan *plan, uint32_t zone, const ch
         err = host_port(&c.listeners.peer.listen, p->bind, p->peer);
     if (err == NEF_OK)
         err = fill_admin(plan, p, &c.listeners.admin);
+    c.has_ai = true;
+    if (err == NEF_OK)
+        err = fill_ai(plan, zone, ai_peers, &c.ai);
     if (err == NEF_OK)
         err = nef_text(prefix, sizeof(prefix), "/nef/%s/", plan->region);
     for (uint32_t i = 0; i < NEF_PLAN_ZONES && err == NEF_OK; i++) {

@@ -26,7 +26,7 @@ struct nef_place {
     char name[NEF_ZONE_NAME_MAX + 1]; /* also of its etcd member */
     char host[NEF_HOST_MAX];          /* by which the others reach it */
     char bind[NEF_HOST_MAX];          /* what its listeners bind */
-    uint16_t s3, peer;                /* zones only */
+    uint16_t s3, peer, ai, relay;     /* zones only */
     uint16_t admin, etcd_client, etcd_peer;
     char data[NEF_PATH_MAX]; /* zones only */
     char etcd_data[NEF_PATH_MAX];
@@ -43,11 +43,13 @@ struct nef_plan {
     struct nef_id region_id;
     char cluster_token[33]; /* of the etcd cluster */
     uint32_t cells;
-    bool tls; /* S3 and admin listeners speak TLS (between zones and to etcd it is always on) */
+    char model[NEF_MODEL_NAME_MAX + 1]; /* ""; else the only model of the built-in engines */
+    char model_file[NEF_PATH_MAX];      /* "": an object of the region */
+    bool tls; /* S3, AI and admin listeners speak TLS (between zones and to etcd it is always on) */
     struct nef_place places[NEF_PLAN_PLACES];
     struct {
         char bind[NEF_HOST_MAX];
-        uint16_t port;
+        uint16_t port, ai_port;
         char pem[NEF_PATH_MAX]; /* "": plain HTTP; else key and certificates in one file, as HAProxy
                                    wants */
     } front;

@@ -37,7 +37,7 @@ struct nef_process nef_process_at(const struct nef_region *r, uint32_t index)
 }
 
 uint32_t nef_process_ports(const struct nef_region *r, uint32_t index,
-                           struct nef_process_port out[3])
+                           struct nef_process_port out[NEF_PROCESS_PORTS_MAX])
 {
     struct nef_process process = nef_process_at(r, index);
     const struct nef_place *p =
@@ -52,13 +52,16 @@ uint32_t nef_process_ports(const struct nef_region *r, uint32_t index,
         out[0] = (struct nef_process_port){p->s3, "S3"};
         out[1] = (struct nef_process_port){p->peer, "its peer"};
         out[2] = (struct nef_process_port){p->admin, "health and administration"};
-        return 3;
+        out[3] = (struct nef_process_port){p->ai, "models"};
+        out[4] = (struct nef_process_port){p->relay, "its peer's gateway"};
+        return 5;
     case NEF_PROCESS_WITNESS:
         out[0] = (struct nef_process_port){p->admin, "health and administration"};
         return 1;
     case NEF_PROCESS_FRONT:
         out[0] = (struct nef_process_port){r->plan.front.port, "S3"};
-        return 1;
+        out[1] = (struct nef_process_port){r->plan.front.ai_port, "models"};
+        return 2;
     }
     return 0;
 }

@@ -46,14 +46,16 @@ void nef_region_path(const struct nef_region *r, char out[NEF_PATH_MAX], const c
 static void fill_place(struct nef_region *r, uint32_t index)
 {
     struct nef_place *p = &r->plan.places[index];
-    /* offsets of design section 11: 10 a place; S3 0, peer 2, etcd 3 and 4, admin 6 */
+    /* offsets of design section 11: 10 a place; S3 0, AI 1, peer 2, etcd 3 and 4, gateways' relay 5, admin 6 */
     uint16_t base = (uint16_t)(r->port_base + 10 * (index + 1));
     bool zone = index != NEF_PLAN_WITNESS;
 
     (void)snprintf(p->host, sizeof(p->host), "%s", LOOPBACK);
     (void)snprintf(p->bind, sizeof(p->bind), "%s", LOOPBACK);
     p->s3 = zone ? base : 0;
+    p->ai = zone ? (uint16_t)(base + 1) : 0;
     p->peer = zone ? (uint16_t)(base + 2) : 0;
+    p->relay = zone ? (uint16_t)(base + 5) : 0;
     p->etcd_client = (uint16_t)(base + 3);
     p->etcd_peer = (uint16_t)(base + 4);
     p->admin = (uint16_t)(base + 6);
@@ -76,6 +78,7 @@ void nef_region_fill(struct nef_region *r)
         fill_place(r, i);
     (void)snprintf(r->plan.front.bind, sizeof(r->plan.front.bind), "%s", LOOPBACK);
     r->plan.front.port = (uint16_t)r->port_base;
+    r->plan.front.ai_port = (uint16_t)(r->port_base + 1);
 }
 
 /* ---- parameters.json ---- */
@@ -407,6 +410,11 @@ nef_err nef_region_make(const char *dir, const struct nef_region_wish *wish, str
     if (err != NEF_OK)
         return err;
     nef_region_fill(&r);
+    if (wish->model != NULL && (nef_text(r.plan.model, sizeof(r.plan.model), "%s", wish->model) != NEF_OK ||
+                                wish->model[0] == '\0'))
+        return nef_region_fail(error, NEF_E_INVALID, "--model: 1 to %u characters", NEF_MODEL_NAME_MAX);
+    if (wish->model_file != NULL && realpath(wish->model_file, r.plan.model_file) == NULL)
+        return nef_region_fail(error, NEF_E_INVALID, "%s: %s", wish->model_file, strerror(errno));
     err = make_directories(&r, error);
     if (err == NEF_OK) {
         /* mkdir may have been what made a symbolic link's target resolvable; keep one spelling */

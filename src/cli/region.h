@@ -43,6 +43,8 @@ struct nef_region_wish {
     const char *region; /* NULL: as it is, or eu-paris */
     uint32_t port_base; /* 0: as it is, or 9000 */
     uint32_t cells;     /* 0: as it is, or 4 */
+    /* NULL: the engines serve what the region has. Count when the zones' files are made. */
+    const char *model, *model_file;
 };
 
 /* Read the region that DIR holds. NEF_E_NOT_FOUND: none there. NEF_E_CONFIG: what is there can't be
@@ -80,13 +82,14 @@ struct nef_process {
 
 struct nef_process nef_process_at(const struct nef_region *r, uint32_t index);
 
-/* Ports that process INDEX listens on: at most 3, with what each is for. */
+/* Ports that process INDEX listens on, with what each is for. */
+#define NEF_PROCESS_PORTS_MAX 5u
 struct nef_process_port {
     uint16_t port;
     const char *use;
 };
 uint32_t nef_process_ports(const struct nef_region *r, uint32_t index,
-                           struct nef_process_port out[3]);
+                           struct nef_process_port out[NEF_PROCESS_PORTS_MAX]);
 
 /* Its command line. nef, etcd, haproxy: absolute programs. start, joined: see nef_plan_etcd_args. */
 struct nef_programs {

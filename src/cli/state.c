@@ -245,11 +245,12 @@ static json_t *pid_json(pid_t pid)
 static json_t *zone_json(const struct nef_region *r, uint32_t i, pid_t pid)
 {
     const struct nef_place *p = &r->plan.places[i];
-    char s3[NEF_URL_MAX], admin[NEF_URL_MAX];
+    char s3[NEF_URL_MAX], ai[NEF_URL_MAX], admin[NEF_URL_MAX];
 
     nef_plan_url(s3, r->plan.tls, p->host, p->s3);
+    nef_plan_url(ai, r->plan.tls, p->host, p->ai);
     nef_plan_url(admin, r->plan.tls, p->host, p->admin);
-    return json_pack("{s:s, s:s, s:s, s:o}", "name", p->name, "s3", s3, "admin", admin, "pid",
+    return json_pack("{s:s, s:s, s:s, s:s, s:o}", "name", p->name, "s3", s3, "ai", ai, "admin", admin, "pid",
                      pid_json(pid));
 }
 
@@ -268,12 +269,15 @@ json_t *nef_region_json(const struct nef_region *r,
                         const struct nef_child_view views[NEF_PROCESS_COUNT])
 {
     const struct nef_plan *plan = &r->plan;
-    char endpoint[NEF_URL_MAX], admin[NEF_URL_MAX], log[NEF_PATH_MAX];
+    char endpoint[NEF_URL_MAX], ai[NEF_URL_MAX], admin[NEF_URL_MAX], log[NEF_PATH_MAX];
+    char ai_key[sizeof(r->root.access_key) + sizeof(r->root.secret_key) + 2];
     json_t *zones = json_array(), *etcd = json_array(), *processes = json_array();
     json_t *witness = NULL;
     bool failed = zones == NULL || etcd == NULL || processes == NULL;
 
     nef_plan_url(endpoint, plan->front.pem[0] != 0, plan->front.bind, plan->front.port);
+    nef_plan_url(ai, plan->front.pem[0] != 0, plan->front.bind, plan->front.ai_port);
+    (void)snprintf(ai_key, sizeof(ai_key), "%s:%s", r->root.access_key, r->root.secret_key);
     nef_plan_url(admin, plan->tls, plan->places[NEF_PLAN_WITNESS].host,
                  plan->places[NEF_PLAN_WITNESS].admin);
     for (uint32_t i = 0; i < NEF_PROCESS_COUNT && !failed; i++) {
@@ -300,8 +304,8 @@ json_t *nef_region_json(const struct nef_region *r,
         json_decref(witness);
         return NULL;
     }
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "region", plan->region,
-                     "endpoint", endpoint, "access_key", r->root.access_key, "secret_key",
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o, s:o, s:o}", "region", plan->region,
+                     "endpoint", endpoint, "ai_endpoint", ai, "ai_key", ai_key, "access_key", r->root.access_key, "secret_key",
                      r->root.secret_key, "admin_token", r->admin_token, "ca", plan->places[0].ca,
                      "zones", zones, "witness", witness, "etcd", etcd, "processes", processes);
 }

@@ -53,7 +53,7 @@ static bool ports_free(const struct nef_region *r, const struct nef_programs *pr
     nef_proc_boot_id(boot_id);
     for (uint32_t i = 0; i < NEF_PROCESS_COUNT; i++) {
         struct nef_process p = nef_process_at(r, i);
-        struct nef_process_port ports[3];
+        struct nef_process_port ports[NEF_PROCESS_PORTS_MAX];
         uint32_t count = nef_process_ports(r, i, ports);
         struct nef_seen seen;
 
@@ -219,6 +219,8 @@ int nef_cmd_up(int argc, char **argv)
         {.name = "region", .text = &wish.region},
         {.name = "port-base", .number = &wish.port_base, .min = 1024, .max = 65535 - NEF_PORT_SPAN},
         {.name = "cells", .number = &wish.cells, .min = 1, .max = NEF_CELL_MAX},
+        {.name = "model", .text = &wish.model},
+        {.name = "model-file", .text = &wish.model_file},
         {.name = "detach", .flag = &detach},
         {.name = "prepare-only", .flag = &prepare},
         {.name = NULL}};
@@ -231,6 +233,10 @@ int nef_cmd_up(int argc, char **argv)
         return 2;
     if (dir == NULL) {
         (void)nef_complain("up", "say where the region is to live: --dir DIR");
+        return 2;
+    }
+    if (wish.model_file != NULL && wish.model == NULL) {
+        (void)nef_complain("up", "--model-file needs --model NAME, what clients are to call it");
         return 2;
     }
     r = calloc(1, sizeof(*r));

@@ -44,7 +44,7 @@ struct nef_http {
     struct MHD_Daemon *daemon;
     struct nef_http_handler handler;
     uint16_t port;
-    char *cert, *key;
+    char *cert, *key, *client_ca;
     char *unix_path; /* unlinked at the end */
     int quiesced_fd;
     atomic_bool closing;
@@ -131,6 +131,16 @@ static bool park(struct nef_http_request *r)
         atomic_fetch_sub(&r->http->parked, 1);
     }
     return true;
+}
+
+nef_err nef_http_peer_zone(const struct nef_http_request *r, char out_zone[NEF_ZONE_NAME_MAX + 1])
+{
+    const union MHD_ConnectionInfo *info;
+
+    if (r->http->client_ca == NULL)
+        return NEF_E_DENIED;
+    info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_GNUTLS_SESSION);
+    return info == NULL ? NEF_E_DENIED : nef_http_session_zone(info->tls_session, out_zone);
 }
 
 bool nef_http_gone(const struct nef_http_request *r)
@@ -522,6 +532,7 @@ static void release(struct nef_http *http)
         explicit_bzero(http->key, strlen(http->key));
     free(http->key);
     free(http->cert);
+    free(http->client_ca);
     free(http->unix_path);
     free(http);
 }
@@ -534,6 +545,7 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
         {MHD_OPTION_HTTPS_MEM_CERT, 0, NULL},
         {MHD_OPTION_HTTPS_MEM_KEY, 0, NULL},
         {MHD_OPTION_HTTPS_PRIORITIES, 0, "NORMAL:-VERS-ALL:+VERS-TLS1.2:+VERS-TLS1.3"},
+        {MHD_OPTION_END, 0, NULL}, /* or the clients' CA */
         {MHD_OPTION_END, 0, NULL},
     };
     struct MHD_OptionItem *extra = tls + NEF_COUNT(tls) - 1;
@@ -557,6 +569,14 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
         tls[1].ptr_value = http->key;
         extra = tls;
         flags |= MHD_USE_TLS;
+        if (options->client_ca_file != NULL) {
+            err = nef_http_read_pem(options->client_ca_file, &http->client_ca);
+            if (err != NEF_OK) {
+                err = nef_http_start_failed("tls", options, "the clients' CA can't be read", err);
+                goto out;
+            }
+            tls[3] = (struct MHD_OptionItem){MHD_OPTION_HTTPS_MEM_TRUST, 0, http->client_ca};
+        }
     }
     if (options->unix_path != NULL) {
         http->unix_path = strdup(options->unix_path);

@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "base/limits.h"
 #include "http/field.h"
 #include "io/config.h"
 
@@ -52,6 +53,7 @@ struct nef_http_options {
     struct nef_host_port listen;      /* port 0: the system chooses */
     const char *unix_path;            /* NULL, or: listen on this Unix socket, and `listen` is not looked at */
     const char *cert_file, *key_file; /* PEM; NULL: plain HTTP */
+    const char *client_ca_file;       /* NULL, or: clients are asked for a certificate of this CA; see nef_http_peer_zone */
     uint32_t connections_max;
     uint32_t threads;
     uint32_t idle_timeout_s;
@@ -88,6 +90,9 @@ bool nef_http_headers_too_large(const struct nef_http_request *r);
 
 void nef_http_ref(struct nef_http_request *r);
 void nef_http_unref(struct nef_http_request *r);
+/* The zone that the client's certificate names (io/tls.h), if it is one of client_ca_file for that use. In the handler's calls.
+ * NEF_E_DENIED: none, or not verified. */
+NEF_MUST_CHECK nef_err nef_http_peer_zone(const struct nef_http_request *r, char out_zone[NEF_ZONE_NAME_MAX + 1]);
 /* The client closed its connection, or its half of it. In the listener's thread (the handler's calls, a stream's read):
  * a parked connection isn't watched, so who wants to know is woken from time to time and asks. */
 bool nef_http_gone(const struct nef_http_request *r);

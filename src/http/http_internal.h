@@ -14,4 +14,7 @@ NEF_MUST_CHECK nef_err nef_http_read_pem(const char *path, char **out_text);
 NEF_MUST_CHECK nef_err nef_http_start_failed(const char *what, const struct nef_http_options *options, const char *why,
                                              nef_err err);
 
+/* The zone that the other side of a GnuTLS session proves to be: its certificate is verified here. NEF_E_DENIED. */
+NEF_MUST_CHECK nef_err nef_http_session_zone(void *session, char out_zone[NEF_ZONE_NAME_MAX + 1]);
+
 #endif

@@ -50,16 +50,13 @@ nef_err nef_tls_context(bool server, const char *ca, const char *cert, const cha
     return NEF_OK;
 }
 
-nef_err nef_tls_peer_zone(SSL *ssl, char out_zone[NEF_ZONE_NAME_MAX + 1])
+static nef_err zone_of(X509 *cert, char out_zone[NEF_ZONE_NAME_MAX + 1])
 {
     static const char prefix[] = NEF_TLS_ZONE_URI;
-    X509 *cert = SSL_get0_peer_certificate(ssl);
     GENERAL_NAMES *names;
     char zone[NEF_ZONE_NAME_MAX + 1] = "";
     unsigned found = 0;
 
-    if (cert == NULL || SSL_get_verify_result(ssl) != X509_V_OK)
-        return NEF_E_DENIED;
     names = X509_get_ext_d2i(cert, NID_subject_alt_name, NULL, NULL);
     for (int i = 0; i < sk_GENERAL_NAME_num(names); i++) { /* -1 if names is NULL */
         const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
@@ -89,4 +86,26 @@ nef_err nef_tls_peer_zone(SSL *ssl, char out_zone[NEF_ZONE_NAME_MAX + 1])
         return NEF_E_DENIED;
     memcpy(out_zone, zone, strlen(zone) + 1);
     return NEF_OK;
+}
+
+nef_err nef_tls_peer_zone(SSL *ssl, char out_zone[NEF_ZONE_NAME_MAX + 1])
+{
+    X509 *cert = SSL_get0_peer_certificate(ssl);
+
+    if (cert == NULL || SSL_get_verify_result(ssl) != X509_V_OK)
+        return NEF_E_DENIED;
+    return zone_of(cert, out_zone);
+}
+
+nef_err nef_tls_cert_zone(const void *der, size_t bytes, char out_zone[NEF_ZONE_NAME_MAX + 1])
+{
+    const unsigned char *at = der;
+    X509 *cert = d2i_X509(NULL, &at, (long)bytes);
+    nef_err err;
+
+    if (cert == NULL)
+        return NEF_E_DENIED;
+    err = zone_of(cert, out_zone);
+    X509_free(cert);
+    return err;
 }

@@ -10,6 +10,7 @@
 #define NEF_IO_TLS_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include "base/err.h"
 #include "base/limits.h"
@@ -48,6 +49,9 @@ NEF_MUST_CHECK nef_err nef_tls_context(bool server, const char *ca, const char *
 /* The zone in the verified certificate of the other side; after the handshake. out: text with NUL.
  * NEF_E_DENIED: not verified, or it doesn't name exactly one zone. */
 NEF_MUST_CHECK nef_err nef_tls_peer_zone(SSL *ssl, char out_zone[NEF_ZONE_NAME_MAX + 1]);
+
+/* The same of a certificate's DER, which the caller has verified. NEF_E_DENIED: it doesn't name exactly one zone, or is no certificate. */
+NEF_MUST_CHECK nef_err nef_tls_cert_zone(const void *der, size_t bytes, char out_zone[NEF_ZONE_NAME_MAX + 1]);
 
 /* 1 to NEF_ZONE_NAME_MAX of a-z, 0-9 and '-', not beginning or ending with '-'. */
 bool nef_zone_name_ok(const char *name);

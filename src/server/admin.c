@@ -35,7 +35,8 @@ struct nef_admin {
     struct nef_workers *workers;
     char *token; /* NEF_TOKEN_BYTES of locked memory */
     pthread_rwlock_t s3_lock;
-    struct nef_s3_service *s3; /* under s3_lock */
+    struct nef_s3_service *s3; /* under s3_lock, as is ai */
+    struct nef_admin_ai ai;    /* context NULL: none */
     atomic_uint calls;
 };
 
@@ -163,8 +164,11 @@ static void metrics(struct admin_call *c)
         now.connections = nef_s3_service_connections(admin->s3);
         now.worker_queue = nef_s3_service_queue(admin->s3);
     }
-    (void)pthread_rwlock_unlock(&admin->s3_lock);
     nef_metrics_text(admin->options.metrics, admin->options.rt, &now, &out);
+    if (admin->ai.context != NULL)
+        admin->ai.metrics(admin->ai.context, &out);
+    (void)pthread_rwlock_unlock(&admin->s3_lock);
+    nef_buf_text(&out, "# EOF\n");
     answer_text(c, 200, NEF_METRICS_CONTENT_TYPE, &out);
 }
 
@@ -173,6 +177,20 @@ static void status(struct admin_call *c)
     struct nef_buf out = {0};
 
     nef_runtime_status_json(c->admin->options.rt, &out);
+    answer_text(c, 200, "application/json", &out);
+}
+
+static void ai_status(struct admin_call *c)
+{
+    struct nef_admin *admin = c->admin;
+    struct nef_buf out = {0};
+
+    (void)pthread_rwlock_rdlock(&admin->s3_lock);
+    if (admin->ai.context != NULL)
+        admin->ai.status(admin->ai.context, &out);
+    (void)pthread_rwlock_unlock(&admin->s3_lock);
+    if (out.bytes == 0)
+        nef_buf_text(&out, "{}");
     answer_text(c, 200, "application/json", &out);
 }
 
@@ -404,6 +422,7 @@ static const struct route routes[] = {
     {"GET", "/time", true, false, tell_time, true},
     {"GET", "/metrics", false, false, metrics, false},
     {"GET", "/status", false, false, status, false},
+    {"GET", "/ai/status", false, false, ai_status, false},
     {"GET", "/users", false, false, users_list, false},
     {"POST", "/users", false, false, users_create, false},
     {"POST", "/users/", false, true, users_change, false},
@@ -584,6 +603,13 @@ void nef_admin_attach(struct nef_admin *admin, struct nef_s3_service *s3)
 {
     (void)pthread_rwlock_wrlock(&admin->s3_lock);
     admin->s3 = s3;
+    (void)pthread_rwlock_unlock(&admin->s3_lock);
+}
+
+void nef_admin_attach_ai(struct nef_admin *admin, const struct nef_admin_ai *ai)
+{
+    (void)pthread_rwlock_wrlock(&admin->s3_lock);
+    admin->ai = ai != NULL ? *ai : (struct nef_admin_ai){.context = NULL};
     (void)pthread_rwlock_unlock(&admin->s3_lock);
 }
 

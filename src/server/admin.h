@@ -5,6 +5,7 @@
  *   GET  /time                     {"wall_ms"}: for the other clocks             no token
  *   GET  /metrics                  OpenMetrics
  *   GET  /status                   what `nef status` shows
+ *   GET  /ai/status                the gateway's backends and engines
  *   GET  /users                    {"users": [{"name", "access_key", "bucket", "read_only",
  * "disabled", "ai"}]} POST /users                    {"name", "bucket"?, "read_only"?, "ai"?} -> 201 with
  * access_key and secret_key POST /users/NAME/disable POST /users/NAME/change {"ai"} POST /recover                  accept loss
@@ -37,6 +38,13 @@ NEF_MUST_CHECK nef_err nef_admin_start(const struct nef_admin_options *options,
                                        struct nef_admin **out_admin);
 /* s3: read for metrics from now on; NULL before it is stopped. */
 void nef_admin_attach(struct nef_admin *admin, struct nef_s3_service *s3);
+/* The gateway, which stands above this library: read for /metrics and /ai/status from now on; NULL before it is stopped. */
+struct nef_admin_ai {
+    void (*metrics)(void *context, struct nef_buf *out);
+    void (*status)(void *context, struct nef_buf *out);
+    void *context;
+};
+void nef_admin_attach_ai(struct nef_admin *admin, const struct nef_admin_ai *ai);
 uint16_t nef_admin_port(const struct nef_admin *admin);
 void nef_admin_stop(struct nef_admin *admin); /* before nef_runtime_stop; NULL is accepted */
 

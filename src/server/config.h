@@ -199,7 +199,7 @@ void nef_witness_config_free(struct nef_witness_config *config);
  * pointers aren't from malloc (presets are). */
 NEF_MUST_CHECK nef_err nef_zone_config_preset(struct nef_zone_config *out);
 NEF_MUST_CHECK nef_err nef_witness_config_preset(struct nef_witness_config *out);
-/* Of the zone's `ai`, which isn't there by itself. */
+/* Of the zone's `ai` and its engine, which aren't there by themselves. */
 NEF_MUST_CHECK nef_err nef_ai_config_preset(struct nef_ai_config *out);
 
 /* Commented YAML, mode 0600, replacing PATH atomically and durably. What it writes loads to the same. */

@@ -12,7 +12,7 @@
 static const struct nef_config_field timing_fields[] = {
     {.name = "probe", AI(timing.probe_ns, DURATION), .preset = "200ms", .min = 20 * NS_PER_MS, .max = 60 * NS_PER_S,
      .help = "between two looks at a backend"},
-    {.name = "probe_timeout", AI(timing.probe_timeout_ns, DURATION), .preset = "800ms", .min = 50 * NS_PER_MS,
+    {.name = "probe_timeout", AI(timing.probe_timeout_ns, DURATION), .preset = "600ms", .min = 50 * NS_PER_MS,
      .max = 60 * NS_PER_S, .help = "a backend that says nothing for so long is lost: its streams go on elsewhere"},
     {.name = "first_token", AI(timing.first_token_ns, DURATION), .preset = "60s", .min = 100 * NS_PER_MS, .max = NS_PER_H,
      .help = "a backend that hasn't begun an answer after this is left for another one"},
@@ -88,7 +88,10 @@ const struct nef_config_schema nef_ai_schema = SCHEMA(ai_fields);
 
 nef_err nef_ai_config_preset(struct nef_ai_config *out)
 {
-    return nef_config_preset(&nef_ai_schema, out, sizeof(*out));
+    nef_err err = nef_config_preset(&nef_ai_schema, out, sizeof(*out));
+
+    /* the engine isn't there by itself either, and its presets are to be what a file gets that has one */
+    return err == NEF_OK ? nef_config_preset(&engine, &out->engine, sizeof(out->engine)) : err;
 }
 
 static nef_err check_peers(const struct nef_config_source *source, const struct nef_zone_config *c,

@@ -294,6 +294,5 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
     nef_buf_printf(out, "nef_clock_adjust_seconds %.3f\n", (double)st->clock_adjust_ms / 1e3);
     family(out, "nef_clock_behind_seconds", "gauge", "System clock minus the time the zone uses.");
     nef_buf_printf(out, "nef_clock_behind_seconds %.3f\n", (double)nef_wall_behind_ms() / 1e3);
-    nef_buf_text(out, "# EOF\n");
     free(st);
 }

@@ -31,7 +31,7 @@ struct nef_metrics_now {
     uint32_t worker_queue;
 };
 
-/* OpenMetrics 1.0, "# EOF" at the end. rt: runtime and store are read through it. */
+/* OpenMetrics 1.0, without the "# EOF" at its end. rt: runtime and store are read through it. */
 void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
                       const struct nef_metrics_now *now, struct nef_buf *out);
 #define NEF_METRICS_CONTENT_TYPE "application/openmetrics-text; version=1.0.0; charset=utf-8"

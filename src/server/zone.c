@@ -1,7 +1,7 @@
 /*~ `nef zone`, where a zone begins. Start-up goes from the bottom up, so that nothing is offered before what
  * it stands on works:
  *
- *   configuration -> cryptography -> customer key -> runtime (logs, index, core, peers) -> admin -> S3
+ *   configuration -> cryptography -> customer key -> runtime (logs, index, core, peers) -> admin -> S3 -> models
  *
  * and stops the other way round: S3 finishes what it has, then the runtime syncs and flushes. The process
  * answers /health/live from the start of the admin listener on and /health/ready once it holds a lease. */
@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include "base/trace.h"
 #include "crypto/crypto.h"
+#include "gateway/gateway.h"
 #include "io/notify.h"
 #include "keys/keys.h"
 #include "server/admin.h"
@@ -93,7 +94,39 @@ struct zone {
     struct nef_metrics *metrics;
     struct nef_admin *admin;
     struct nef_s3_service *s3;
+    struct nef_gateway *gateway; /* NULL: this zone serves no models */
 };
+
+static void ai_metrics(void *context, struct nef_buf *out)
+{
+    nef_gateway_metrics(context, out);
+}
+
+static void ai_status(void *context, struct nef_buf *out)
+{
+    nef_gateway_status_json(context, out);
+}
+
+static nef_err start_gateway(struct zone *z)
+{
+    const struct nef_gateway_options options = {
+        .config = &z->config,
+        .root = &z->root,
+        .rt = z->rt,
+        .keys = z->keys,
+    };
+    struct nef_admin_ai ai = {.metrics = ai_metrics, .status = ai_status};
+    nef_err err;
+
+    if (!z->config.has_ai)
+        return NEF_OK;
+    err = nef_gateway_start(&options, &z->gateway);
+    if (err != NEF_OK)
+        return err;
+    ai.context = z->gateway;
+    nef_admin_attach_ai(z->admin, &ai);
+    return NEF_OK;
+}
 
 static nef_err start(struct zone *z)
 {
@@ -134,6 +167,8 @@ static nef_err start(struct zone *z)
 
         err = nef_s3_service_start(&s3, &z->s3);
     }
+    if (err == NEF_OK)
+        err = start_gateway(z);
     nef_wipe(&z->root, sizeof(z->root));
     nef_wipe(z->token, sizeof(z->token));
     if (err == NEF_OK)
@@ -152,6 +187,8 @@ static void pause_ms(long ms)
  * others' links go, so the record in etcd stays as it is and all zones start again in sync. */
 static void stop(struct zone *z)
 {
+    if (z->gateway != NULL)
+        nef_gateway_quiesce(z->gateway);
     if (signal_number == SIGINT) {
         nef_runtime_freeze(z->rt);
         pause_ms(QUIET_MS);
@@ -159,6 +196,8 @@ static void stop(struct zone *z)
         nef_runtime_drain(z->rt);
         pause_ms(AWAY_MS);
     }
+    nef_admin_attach_ai(z->admin, NULL);
+    nef_gateway_stop(z->gateway, GRACE_MS); /* what it keeps, it keeps through the runtime */
     nef_admin_attach(z->admin, NULL);
     nef_s3_service_stop(z->s3, GRACE_MS);
     nef_admin_stop(z->admin);
