@@ -61,7 +61,7 @@
 #define NEF_INFER_PROMPTS_MAX         64u           /* of one completion request */
 #define NEF_INFER_STOP_BYTES_MAX      256u          /* of a stop string; so much text is held back at most */
 #define NEF_INFER_TOOLS_MAX           128u          /* as OpenAI */
-#define NEF_INFER_CONNECTIONS_MAX     1024u         /* each costs about 50 KB */
+#define NEF_INFER_CONNECTIONS_MAX     2048u         /* each costs about 50 KB; some may belong to clients that left */
 #define NEF_INFER_WAITING_MAX         1024u         /* choices that wait for a slot */
 #define NEF_INFER_TENANT_WAITING_MAX  256u          /* of one tenant, behind a gateway */
 #define NEF_INFER_CHOICES_MAX         128u          /* of one request: prompts times n; OpenAI's n ends there */

@@ -231,6 +231,7 @@ def raw(server, data, end=False):
         try:
             c.sendall(data)
             if end:
+                time.sleep(0.2)     # an end that comes with the data is noticed only by the idle timeout
                 c.shutdown(socket.SHUT_WR)
             return c.recv(65536)
         except (ConnectionResetError, BrokenPipeError):

@@ -109,9 +109,9 @@ static void add_text(struct nef_answer *a, const char *bytes, size_t count, bool
         return;
     }
     if (a->stopped) {
-        /* The stop string itself. It lies in tokens that weren't released, or its first bytes would have been given. */
-        NEF_ASSERT(a->text.bytes >= held);
-        a->text.bytes -= held;
+        /* The stop string itself. It lies in tokens that weren't released; only ids from outside (nef_answer_given) may
+         * have given a part of it. */
+        a->text.bytes -= NEF_MIN(held, a->text.bytes);
         held = 0;
     }
     a->held = (uint32_t)held;
@@ -125,9 +125,7 @@ static uint64_t text_end(const struct nef_answer *a)
 /* Move `released` past the tokens whose text is all there and can't be part of a stop string. */
 static void release(struct nef_answer *a)
 {
-    uint64_t free_end = text_end(a) - a->held;
-
-    while (a->scanned < a->count && a->tokens[a->scanned].end <= free_end)
+    while (a->scanned < a->count && a->tokens[a->scanned].end + (uint64_t)a->held <= text_end(a))
         if (a->tokens[a->scanned++].whole)
             a->released = a->scanned;
 }
@@ -192,6 +190,17 @@ void nef_answer_finish(struct nef_answer *a, enum nef_finish finish, nef_err err
     a->cached = cached;
     a->finished = true;
     (void)pthread_mutex_unlock(&a->lock);
+}
+
+void nef_answer_given(struct nef_answer *a, struct nef_piece *piece)
+{
+    struct nef_answer_state state;
+
+    (void)pthread_mutex_lock(&a->lock);
+    a->released = a->scanned = a->count;
+    a->first_token_ns = a->last_token_ns = 0;
+    (void)pthread_mutex_unlock(&a->lock);
+    nef_answer_take(a, NEF_BUF_MAX, UINT32_MAX, piece, &state);
 }
 
 /* ---- the listener's thread ---- */

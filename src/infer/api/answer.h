@@ -79,6 +79,9 @@ void nef_answer_done(struct nef_answer *a); /* zeroed ones are fine */
 bool nef_answer_put(struct nef_answer *a, const struct nef_token *token, bool *out_news);
 /* An echoed token of the prompt, before all others: stop strings aren't looked for. */
 void nef_answer_put_prompt(struct nef_answer *a, const struct nef_token *token);
+/* All tokens put so far were given out by an earlier try, with their text, and so were what a stop string was looked for in:
+ * takes them. Before the engine begins. */
+void nef_answer_given(struct nef_answer *a, struct nef_piece *piece);
 void nef_answer_finish(struct nef_answer *a, enum nef_finish finish, nef_err err, uint32_t cached);
 
 /* What is released and not yet taken is appended to PIECE: whole tokens, in all at most TEXT_MAX bytes of text and

@@ -158,14 +158,15 @@ static bool replay(struct call *c, struct run *run, const struct nef_api_prompt 
     struct nef_piece piece = {.text = {0}};
     struct nef_buf said = {0};
     bool go_on = true, news;
-    nef_err err;
+    nef_err err = NEF_OK;
 
     for (uint32_t i = 0; i < earlier->count && i < most && go_on; i++)
         go_on = nef_answer_put(&run->answer, &(struct nef_token){.token = earlier->tokens[i], .logprob = NAN}, &news);
     *out_over = !go_on || earlier->count >= most;
-    run->answer.first_token_ns = run->answer.last_token_ns = 0; /* of this try */
-    nef_answer_take(&run->answer, NEF_BUF_MAX, UINT32_MAX, &piece, &run->state);
-    err = nef_choice_take(run->choice, &piece, false, &said);
+    if (c->write.stream) { /* of a whole answer nothing was given */
+        nef_answer_given(&run->answer, &piece);
+        err = nef_choice_take(run->choice, &piece, false, &said);
+    }
     if (err == NEF_OK)
         err = nef_buf_end(&said);
     nef_piece_free(&piece);

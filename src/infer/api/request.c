@@ -163,6 +163,10 @@ static bool check_chat(struct nef_api_parse *p)
                             "'top_logprobs' is only allowed when 'logprobs' is true.");
     if (p->logprobs)
         r->logprobs = 1 + (uint32_t)p->tops;
+    if (r->thinking_max == 0 && !r->continue_final_message) { /* none at all */
+        r->enable_thinking = false;
+        r->thinking_max = NEF_NO_TOKEN;
+    }
     if (!nef_api_choose_tools(p))
         return false;
     /* The grammar begins with the answer; what the message holds already isn't known to it. */

@@ -266,7 +266,7 @@ bool nef_api_take_template(struct nef_api_parse *p, const struct nef_api_field *
         bool good;
 
         if (strcmp(name, "enable_thinking") == 0)
-            good = nef_api_take_thinking(p, &thinking, one);
+            good = json_is_null(one) || nef_api_take_thinking(p, &thinking, one);
         else if (strcmp(name, "thinking_budget") == 0 || strcmp(name, "thinking_token_budget") == 0)
             good = json_is_null(one) || nef_api_take_budget(p, &budget, one);
         else

@@ -16,7 +16,6 @@
 #include "io/clock.h"
 
 #define SALT_BYTES_MAX 256u
-#define PRIORITY_MAX   100u
 #define RETRY_MAX_S    60u
 
 static const char salt_header[] = "x-nef-cache-salt", weight_header[] = "x-nef-weight",
@@ -53,7 +52,7 @@ bool nef_api_tenant(struct call *c, struct nef_api_error *e)
         return true;
     }
     if (!take_number(c, weight_header, 1, NEF_ENGINE_WEIGHT_MAX, &c->weight, e) ||
-        !take_number(c, priority_header, 0, PRIORITY_MAX, &c->priority, e))
+        !take_number(c, priority_header, 0, NEF_ENGINE_PRIORITY_MAX, &c->priority, e))
         return false;
     if (salt == NULL) {
         nef_random(c->salt, sizeof(c->salt));

@@ -1,6 +1,7 @@
 /* Answers put together: what a client that follows OpenAI's rules makes of the chunks equals the whole answer, however
  * the text arrived. */
 #include <jansson.h>
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,7 +11,9 @@
 #include <string.h>
 #include <cmocka.h>
 #include "base/assert.h"
+#include "infer/api/answer.h"
 #include "infer/api/write.h"
+#include "tiny.h"
 
 static struct nef_write write_of(bool stream, bool tools, bool thinking)
 {
@@ -288,6 +291,170 @@ static void token_ids(void **state)
     json_decref(root);
 }
 
+/* ---- going on elsewhere ---- */
+
+static struct nef_tokenizer *tokenizer;
+
+struct try { /* of an answer; what its stream said, chunk by chunk */
+    struct nef_answer answer;
+    struct nef_choice *choice;
+    char *chunks[512];
+    uint32_t ids[512]; /* that had been told with this chunk and all before */
+    uint32_t count, told;
+    bool ended;
+};
+
+static void note(struct try *t, struct nef_buf *out, uint32_t ids)
+{
+    t->told += ids;
+    if (out->bytes > 0) {
+        assert_true(t->count < NEF_COUNT(t->chunks));
+        t->chunks[t->count] = strdup(nef_buf_cstr(out));
+        t->ids[t->count++] = t->told;
+    }
+    nef_buf_free(out);
+}
+
+static void take_some(struct try *t, uint32_t tokens_max)
+{
+    struct nef_piece piece = {.text = {0}};
+    struct nef_answer_state state;
+    struct nef_buf out = {0};
+    uint32_t ids;
+
+    nef_answer_take(&t->answer, 1000, tokens_max, &piece, &state);
+    (void)nef_piece_tokens(&piece, &ids);
+    assert_int_equal(nef_choice_take(t->choice, &piece, state.finished, &out), NEF_OK);
+    if (state.finished)
+        assert_int_equal(nef_choice_end(t->choice, state.finish, &out), NEF_OK);
+    t->ended = state.finished;
+    nef_piece_free(&piece);
+    note(t, &out, ids);
+}
+
+static bool put(struct try *t, uint32_t token)
+{
+    bool news;
+
+    return nef_answer_put(&t->answer, &(struct nef_token){.token = token, .logprob = NAN}, &news);
+}
+
+/* The answer of TOKENS, of which the first EARLIER were given out by another try; taken in pieces that RANDOM decides. */
+static void try_it(struct try *t, const struct nef_write *w, const struct nef_api_stop *stop, const uint32_t *tokens,
+                   uint32_t count, uint32_t earlier, uint32_t random)
+{
+    bool go_on = true;
+
+    *t = (struct try){.count = 0};
+    assert_int_equal(nef_answer_init(&t->answer, &(struct nef_answer_options){.tokenizer = tokenizer,
+                                                                              .stops = stop,
+                                                                              .stop_count = stop != NULL,
+                                                                              .tokens_max = count}),
+                     NEF_OK);
+    assert_int_equal(nef_choice_open(w, 0, NULL, 0, &t->choice), NEF_OK);
+    for (uint32_t i = 0; i < earlier && go_on; i++)
+        go_on = put(t, tokens[i]);
+    if (earlier > 0) { /* as generate.c does it */
+        struct nef_piece piece = {.text = {0}};
+        struct nef_buf said = {0};
+
+        nef_answer_given(&t->answer, &piece);
+        (void)nef_piece_tokens(&piece, &t->told);
+        assert_int_equal(nef_choice_take(t->choice, &piece, false, &said), NEF_OK);
+        nef_piece_free(&piece);
+        nef_buf_free(&said);
+    }
+    for (uint32_t i = earlier; i < count && go_on; i++) {
+        go_on = put(t, tokens[i]);
+        random = random * 1664525u + 1013904223u;
+        if ((random >> 16) % 3 == 0)
+            take_some(t, 1 + (random >> 20) % 5);
+    }
+    nef_answer_finish(&t->answer, NEF_FINISH_LENGTH, NEF_OK, 0);
+    while (!t->ended)
+        take_some(t, 1 + (random >> 20) % 5);
+}
+
+static void forget(struct try *t)
+{
+    for (uint32_t i = 0; i < t->count; i++)
+        free(t->chunks[i]);
+    nef_choice_close(t->choice);
+    nef_answer_done(&t->answer);
+}
+
+static void follow_chunks(struct seen *s, const struct try *t, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct nef_buf sse = {0};
+
+        nef_buf_text(&sse, t->chunks[i]);
+        follow(s, &sse);
+        nef_buf_free(&sse);
+    }
+}
+
+static void assert_same(struct seen *a, struct seen *b)
+{
+    assert_string_equal(nef_buf_cstr(&a->content), nef_buf_cstr(&b->content));
+    assert_string_equal(nef_buf_cstr(&a->reasoning), nef_buf_cstr(&b->reasoning));
+    assert_true(json_equal(a->calls, b->calls));
+    assert_string_equal(a->finish, b->finish);
+    assert_int_equal(a->ids, b->ids);
+}
+
+/* Answers made at random of what the parser and the stop strings look at: whatever chunk is the last that came, what a new
+ * try says of the ids so far completes it. */
+static void a_stream_goes_on_after_any_chunk(void **state)
+{
+    static const char *const parts[] = {"<think>",     "</think>", "\n", "\n\n", "<tool_call>", "</tool_call>", " ", "a", "<",
+                                        "{\"name\": \"f\", \"arguments\": {\"x\": \"", "\"}}", "\xe2\x82\xac", "\xe2", "\xff", "STOP",
+                                        "ST", "{\"name\": \"g\", \"arguments\": {}}", "<tool_call>\n", "\n</tool_call>"};
+    static const struct nef_api_stop stop = {"STOP", 4};
+    uint32_t random = 12345, continued = 0;
+
+    (void)state;
+    for (uint32_t round = 0; round < 400; round++) {
+        struct nef_write w = write_of(true, round % 2 == 0, round % 3 != 0);
+        struct nef_buf text = {0};
+        uint32_t tokens[512], count = 0;
+        struct try whole;
+
+        w.return_token_ids = true;
+        for (uint32_t i = 0; i < 12; i++) {
+            random = random * 1664525u + 1013904223u;
+            nef_buf_text(&text, parts[(random >> 16) % NEF_COUNT(parts)]);
+        }
+        for (size_t i = 0; i < text.bytes; i++) {
+            assert_true(count < NEF_COUNT(tokens));
+            if (i + 3 < text.bytes && memcmp(text.data + i, "!\xe2\x82", 3) == 0) {
+                tokens[count++] = TINY_EURO_HEAD;
+                i += 2;
+            } else {
+                tokens[count++] = text.data[i];
+            }
+        }
+        nef_buf_free(&text);
+        try_it(&whole, &w, round % 4 == 0 ? &stop : NULL, tokens, count, 0, random);
+        for (uint32_t n = 1; n < whole.count; n++) {
+            struct seen want = {.calls = json_array()}, got = {.calls = json_array()};
+            struct try rest;
+
+            try_it(&rest, &w, round % 4 == 0 ? &stop : NULL, tokens, count, whole.ids[n - 1], random + n);
+            follow_chunks(&want, &whole, whole.count);
+            follow_chunks(&got, &whole, n);
+            follow_chunks(&got, &rest, rest.count);
+            assert_same(&want, &got);
+            continued++;
+            forget(&rest);
+            seen_free(&want);
+            seen_free(&got);
+        }
+        forget(&whole);
+    }
+    assert_true(continued > 2000);
+}
+
 static void json_texts(void **state)
 {
     static const char text[] = "a\"b\\c\n\t\r\x01\x7f\xe2\x82\xac\0z";
@@ -323,9 +490,24 @@ static void errors(void **state)
     nef_buf_free(&out);
 }
 
+static int open_tokenizer(void **state)
+{
+    (void)state;
+    tokenizer = tiny_tokenizer(NULL);
+    return 0;
+}
+
+static int close_tokenizer(void **state)
+{
+    (void)state;
+    nef_tokenizer_close(tokenizer);
+    return 0;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stream_goes_on_after_any_chunk),
         cmocka_unit_test(streamed_tool_calls),
         cmocka_unit_test(whole_tool_calls),
         cmocka_unit_test(a_malformed_call_is_content),
@@ -334,5 +516,5 @@ int main(void)
         cmocka_unit_test(errors),
     };
 
-    return cmocka_run_group_tests_name("write", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("write", tests, open_tokenizer, close_tokenizer);
 }
