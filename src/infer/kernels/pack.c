@@ -94,11 +94,6 @@ static void take_0(uint32_t type, const uint8_t *p, struct taken *out)
     const uint8_t *low = p + 2;
 
     memcpy(out->d, p, 2);
-    if (type == NEF_GGML_Q8_0) {
-        for (uint32_t i = 0; i < 32; i++)
-            out->q[i] = (uint8_t)(p[2 + i] ^ 0x80); /* + 128 */
-        return;
-    }
     if (type == NEF_GGML_Q5_0) {
         high = (uint32_t)p[2] | (uint32_t)p[3] << 8 | (uint32_t)p[4] << 16 | (uint32_t)p[5] << 24;
         low = p + 6;
@@ -153,17 +148,12 @@ static void take(uint32_t type, const uint8_t *p, struct taken *out)
 
 /* ---- putting it into a tile ---- */
 
-/* Four columns at a time, as the bytes of one word: the layouts keep k%4 together. */
+/* Nibbles and more, four columns at a time, as the bytes of one word: the layouts keep k%4 together. */
 static void put_block(enum nef_payload payload, const uint8_t *q, uint32_t lane, uint8_t *block)
 {
     uint32_t quad[8], fifth = 0;
 
     memcpy(quad, q, sizeof quad);
-    if (payload == NEF_PAYLOAD_U8) {
-        for (uint32_t j = 0; j < 8; j++)
-            memcpy(block + j * 64 + lane * 4, &quad[j], 4);
-        return;
-    }
     for (uint32_t j = 0; j < 4; j++) {
         uint32_t nibbles = (quad[j] & 0x0f0f0f0fu) | (quad[j + 4] & 0x0f0f0f0fu) << 4;
 
@@ -213,7 +203,7 @@ static void put_float(enum nef_payload payload, const uint8_t *row, uint32_t k, 
     }
 }
 
-/* Lane `lane` of a tile, from one row of the file. The tile is zero where nothing was put yet. */
+/* Lane `lane` of a tile, from one row of the file. Every byte of the lane is written. */
 static void pack_row(const struct kind *kind, const struct nef_matrix *m, const uint8_t *row, uint32_t lane,
                      uint8_t *payload, uint8_t *scales)
 {
@@ -233,6 +223,25 @@ static void pack_row(const struct kind *kind, const struct nef_matrix *m, const 
     }
 }
 
+/* Q8_0, of which there is most to read at a start: LANES rows at once, their bytes only turned to unsigned on the way. */
+static void pack_bytes(const struct nef_matrix *m, const uint8_t *rows, size_t row_bytes, uint32_t lanes,
+                       uint8_t *payload, uint8_t *scales)
+{
+    for (uint32_t b = 0; b < m->blocks; b++, rows += 34, payload += 512, scales += 32)
+        for (uint32_t lane = 0; lane < lanes; lane++) {
+            const uint8_t *from = rows + lane * row_bytes;
+
+            memcpy(scales + 2 * lane, from, 2);
+            for (uint32_t j = 0; j < 8; j++) {
+                uint32_t quad;
+
+                memcpy(&quad, from + 2 + 4 * j, 4);
+                quad ^= 0x80808080u; /* + 128 */
+                memcpy(payload + j * 64 + lane * 4, &quad, 4);
+            }
+        }
+}
+
 void nef_pack(uint32_t ggml_type, const struct nef_matrix *m, const uint8_t *rows, uint32_t tile0, uint32_t tiles,
               uint8_t *payload, uint8_t *scales)
 {
@@ -245,11 +254,19 @@ void nef_pack(uint32_t ggml_type, const struct nef_matrix *m, const uint8_t *row
     row_bytes = (size_t)m->k / kind->columns * kind->bytes;
     for (uint32_t t = tile0; t < tile0 + tiles; t++) {
         uint8_t *p = payload + t * payload_tile, *s = scale_tile == 0 ? NULL : scales + t * scale_tile;
+        const uint8_t *from = rows + (size_t)t * NEF_TILE_ROWS * row_bytes;
+        uint32_t lanes = NEF_MIN(m->n - t * NEF_TILE_ROWS, NEF_TILE_ROWS);
 
-        memset(p, 0, payload_tile);
-        if (s != NULL)
-            memset(s, 0, scale_tile);
-        for (uint32_t lane = 0; lane < NEF_TILE_ROWS && t * NEF_TILE_ROWS + lane < m->n; lane++)
-            pack_row(kind, m, rows + ((size_t)t * NEF_TILE_ROWS + lane) * row_bytes, lane, p, s);
+        if (lanes < NEF_TILE_ROWS) { /* the others are zero */
+            memset(p, 0, payload_tile);
+            if (s != NULL)
+                memset(s, 0, scale_tile);
+        }
+        if (m->payload_kind == NEF_PAYLOAD_U8) {
+            pack_bytes(m, from, row_bytes, lanes, p, s);
+            continue;
+        }
+        for (uint32_t lane = 0; lane < lanes; lane++)
+            pack_row(kind, m, from + lane * row_bytes, lane, p, s);
     }
 }
