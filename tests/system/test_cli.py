@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -131,6 +132,30 @@ def test_ports_in_use_are_refused_clearly(tmp_path):
         assert r.returncode == 1
         assert f"port {base + 12}" in r.stderr and "zone-a" in r.stderr and "--port-base" in r.stderr
         assert nef("down", "--dir", str(tmp_path / "r")).returncode == 0
+
+
+def test_no_root_is_needed():
+    """The tests run as root where they cut links: here everything belongs to nobody."""
+    directory = tempfile.mkdtemp(prefix="nef-nobody-")
+    user = {} if os.geteuid() != 0 else {"user": "nobody", "group": "nogroup", "extra_groups": []}
+    program, region = shutil.copy(NEF, directory), os.path.join(directory, "region")
+    os.chmod(directory, 0o777)
+    base = str(free_port_base(20500))
+
+    def run(command, *args):
+        r = subprocess.run([program, command, "--dir", region, *args], capture_output=True, text=True, timeout=90,
+                           cwd="/", **user)
+        assert r.returncode == 0, r.stdout + r.stderr
+        return r.stdout
+    try:
+        run("up", "--port-base", base, "--detach")
+        assert "durability 2/2" in run("status")
+        with open("/proc/%d/status" % int(open(os.path.join(region, "supervisor.pid")).read())) as f:
+            assert re.search(rf"^Uid:\t{os.stat(region).st_uid}\t", f.read(), re.M)
+        assert not user or os.stat(region).st_uid != 0
+    finally:
+        run("down")
+        shutil.rmtree(directory)
 
 
 # ---- what a region says ----
