@@ -1,6 +1,6 @@
 /* The set for processors with AVX-512 F, BW, DQ, VL and VNNI. The common text of body_*.h over zmm registers, and one
- * thing more: the rows of decode, up to NEF_VEC_FEW_ROWS, take the payload's bytes as they are (vpdpbusd), X going in as
- * two planes of bytes,
+ * thing more: the rows of decode, up to NEF_VEC_FEW_ROWS, take the payload's bytes as they are (vpdpbusd), X going in
+ * as two planes of bytes,
  *
  *     S = sum (q + bias) X - bias sum X,   sum (q + bias) X = 256 sum (q + bias) hi + sum (q + bias) lo
  *
@@ -15,8 +15,9 @@
 #include "infer/kernels/body_linear.h"
 
 #define FEW                8u
-/* Measured on Zen 4: with one or two rows of bytes that need no unpacking the next blocks' loads are under way already,
- * and asking for them again costs a fifth; otherwise the work on a block fills the window, and it gains up to a third. */
+/* Measured on Zen 4: with one or two rows of bytes that need no unpacking the next blocks' loads are under way
+ * already, and asking for them again costs a fifth; otherwise the work on a block fills the window, and it gains up to
+ * a third. */
 #define FEW_PREFETCH_ROWS  3u
 #define FEW_PREFETCH_BYTES 2048u
 

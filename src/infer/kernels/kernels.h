@@ -110,8 +110,8 @@ enum nef_kv_type { NEF_KV_BF16, NEF_KV_F32, NEF_KV_I8 };
 size_t nef_kv_page_bytes(enum nef_kv_type type, uint32_t head_dim); /* of K or V, not both; a multiple of 64 */
 
 /* Query rows of one kv head against pages of one segment, all of them or some that follow each other: rows may be of
- * several sequences, as long as these pages are the same for all. Row r: query r (a token and one of the heads that share
- * the kv head), may see positions 0 .. limit[r] (inclusive). Rows whose limit lies below `first` are not given. */
+ * several sequences, as long as these pages are the same for all. Row r: query r (a token and one of the heads that
+ * share the kv head), may see positions 0 .. limit[r] (inclusive). Rows whose limit lies below `first` are not given. */
 struct nef_attend {
     enum nef_kv_type type;
     uint32_t head_dim;

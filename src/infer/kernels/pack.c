@@ -223,7 +223,7 @@ static void pack_row(const struct kind *kind, const struct nef_matrix *m, const 
     }
 }
 
-/* Q8_0, of which there is most to read at a start: LANES rows at once, their bytes only turned to unsigned on the way. */
+/* Q8_0, of which there is most to read at a start: LANES rows at once, their bytes made unsigned on the way. */
 static void pack_bytes(const struct nef_matrix *m, const uint8_t *rows, size_t row_bytes, uint32_t lanes,
                        uint8_t *payload, uint8_t *scales)
 {

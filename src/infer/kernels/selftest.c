@@ -89,7 +89,8 @@ static bool attention(const struct nef_kernels *set, enum nef_kv_type type, stru
         uint64_t again = *state;
         const void *k[2] = {room->page[0][0], room->page[0][1]}, *v[2] = {room->page[1][0], room->page[1][1]};
         struct nef_attend a = {.type = type, .head_dim = DIM, .rows = ROWS, .q = q, .limit = limit, .pages = 2,
-                               .k_page = k, .v_page = v, .scale = 0.125f, .out_m = room->m[i], .out_l = room->l[i], .out_o = o};
+                               .k_page = k, .v_page = v, .scale = 0.125f, .out_m = room->m[i],
+                               .out_l = room->l[i], .out_o = o};
 
         memset(room->page, 0, sizeof room->page);
         for (uint32_t pos = 0; pos < SEEN; pos++)

@@ -112,16 +112,20 @@ static void add_blocks(struct nef_forward *f, uint32_t most)
         struct block *b = f->block_count == 0 ? NULL : &f->blocks[f->block_count - 1];
         uint32_t segments = f->rows[s->row0 + s->rows - 1].position / NEF_KV_SEGMENT + 1;
         uint32_t shared = b == NULL || b->rows + s->rows > most ? 0 : shared_pages(f, s - 1, s);
+        bool wanted = false;
 
+        for (uint32_t row = s->row0; row < s->row0 + s->rows; row++)
+            wanted = wanted || nef_row_is_wanted(&f->rows[row]);
         if (shared == 0) {
             f->blocks[f->block_count++] =
-                (struct block){.strand0 = i, .strands = 1, .rows = s->rows, .segments = segments};
+                (struct block){.strand0 = i, .strands = 1, .rows = s->rows, .segments = segments, .wanted = wanted};
             continue;
         }
         s[-1].shared = shared;
         b->strands++;
         b->rows += s->rows;
         b->segments = NEF_MAX(b->segments, segments);
+        b->wanted = b->wanted || wanted;
     }
 }
 
@@ -200,6 +204,7 @@ struct job {
     struct nef_model *model;
     uint32_t layer;
     uint32_t units; /* of nef_attention_store: in one part */
+    bool last;      /* the last layer: only blocks that are wanted */
 };
 
 static void rotate(const struct nef_model *model, uint32_t row, const float *norm, float *head)
@@ -395,8 +400,11 @@ static void attend_part(void *context, uint32_t part, void *scratch)
     const struct item *item = &f->items[part / c->kv_heads];
     const struct block *b = &f->blocks[item->block];
     struct sums *s = (struct sums *)((uint8_t *)scratch + f->kernel_scratch);
-    uint32_t rows = gather(model, b, kv_head, s);
+    uint32_t rows;
 
+    if (job->last && !b->wanted)
+        return;
+    rows = gather(model, b, kv_head, s);
     for (uint32_t segment = item->segment0; segment < item->segment0 + item->segments; segment++) {
         bool direct = segment == 0 && !b->split;
         struct walk w = {job, b, s, scratch, kv_head, segment, direct ? s->all_m : s->m, direct ? s->all_l : s->l,
@@ -432,8 +440,11 @@ static void join_part(void *context, uint32_t part, void *scratch)
     uint32_t kv_head = part % c->kv_heads;
     const struct block *b = &f->blocks[f->splits[part / c->kv_heads]];
     struct sums *s = (struct sums *)((uint8_t *)scratch + f->kernel_scratch);
-    uint32_t rows = gather(model, b, kv_head, s);
+    uint32_t rows;
 
+    if (job->last && !b->wanted)
+        return;
+    rows = gather(model, b, kv_head, s);
     for (uint32_t i = 0; i < rows; i++) {
         float *all = partial_of(model, b, kv_head, 0, i);
 
@@ -450,7 +461,7 @@ static void join_part(void *context, uint32_t part, void *scratch)
 void nef_attention_run(struct nef_model *model, uint32_t layer)
 {
     const struct nef_forward *f = model->forward;
-    struct job job = {.model = model, .layer = layer};
+    struct job job = {.model = model, .layer = layer, .last = layer + 1 == model->config.layers};
 
     nef_pool_run(model->pool, f->item_count * model->config.kv_heads, attend_part, &job);
     nef_pool_run(model->pool, f->split_count * model->config.kv_heads, join_part, &job);

@@ -263,6 +263,31 @@ static void linear(struct nef_model *model, const struct nef_act *act, const str
 
 /* ---- layers ---- */
 
+/* In the last layer, once its keys and values are in the cache: only rows whose logits or hidden states are wanted go
+ * on, moved to the front of x and attended. */
+static void keep_wanted(const struct nef_model *model)
+{
+    struct nef_forward *f = model->forward;
+    size_t width = model->config.embedding;
+    uint32_t kept = 0, wanted = 0, hidden = 0;
+
+    for (uint32_t row = 0; row < f->count; row++) {
+        if (!nef_row_is_wanted(&f->rows[row]))
+            continue;
+        if (kept != row) {
+            memcpy(f->x + kept * width, f->x + row * width, width * sizeof(float));
+            memcpy(f->attended + (size_t)kept * f->q_width, f->attended + (size_t)row * f->q_width,
+                   f->q_width * sizeof(float));
+        }
+        if (f->rows[row].logits)
+            f->wanted[wanted++] = kept;
+        if (f->rows[row].hidden)
+            f->hidden[hidden++] = kept;
+        kept++;
+    }
+    f->count = kept;
+}
+
 static void attention_block(struct nef_model *model, uint32_t layer, bool last)
 {
     struct nef_forward *f = model->forward;
@@ -278,6 +303,8 @@ static void attention_block(struct nef_model *model, uint32_t layer, bool last)
     if (last && f->wanted_count + f->hidden_count == 0)
         return; /* all that was wanted of this batch is in the cache now */
     nef_attention_run(model, layer);
+    if (last)
+        keep_wanted(model);
     prepare(model, f->attended, NULL, f->count, NULL, o, 1, &act);
     linear(model, &act, &o_out, 1, ADD_TO_X);
 }

@@ -24,6 +24,7 @@ struct block {
     uint32_t strand0, strands;
     uint32_t rows;     /* of all strands */
     uint32_t segments; /* that the longest strand sees */
+    bool wanted;       /* some row's logits or hidden state are: otherwise the last layer passes it over */
     bool split;        /* each segment is a task of its own, and its result goes to `partials` */
     size_t partial_at; /* floats */
 };
@@ -64,6 +65,11 @@ struct nef_forward {
     uint32_t hidden[NEF_BATCH_ROWS_MAX];
     uint32_t hidden_count;
 };
+
+static inline bool nef_row_is_wanted(const struct nef_row *row)
+{
+    return row->logits || row->hidden;
+}
 
 /* ---- attention.c ---- */
 /* Bytes of a thread's scratch beside the kernels'. */

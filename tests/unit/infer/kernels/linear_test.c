@@ -159,7 +159,7 @@ static void test_sets_equal_scalar_for_every_row_count(void **state)
 
     (void)state;
     for (size_t t = 0; t < NEF_COUNT(types); t++)
-        for (uint32_t rows = 1; rows <= 66; rows += rows < 33 || rows > 61 ? 1 : 29) /* and where sets change their way */
+        for (uint32_t rows = 1; rows <= 66; rows += rows < 33 || rows > 61 ? 1 : 29) /* where sets change their way */
             compare_sets(&r, types[t], 35, k_type(types[t]) ? 256 : 288, rows, PLAIN, rows % 2 == 0 ? PLAIN : WILD);
 }
 

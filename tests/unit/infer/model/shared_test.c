@@ -1,5 +1,5 @@
-/* Sequences of one batch that have pages of the cache in common: attention reads those once for all of them (attention.c),
- * and no bit may tell. */
+/* Sequences of one batch that have pages of the cache in common: attention reads those once for all of them
+ * (attention.c), and no bit may tell. */
 #include "fixture.h"
 #include <stdlib.h>
 #include <string.h>
