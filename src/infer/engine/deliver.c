@@ -32,8 +32,7 @@ static enum nef_finish give_embedding(struct nef_engine *e, struct nef_generatio
 
 static void tell_prompt(struct nef_generation *g, const struct nef_token *t)
 {
-    if (t->position < g->told)
-        return; /* before it was put back */
+    NEF_ASSERT(t->position == g->told); /* in order, and once: also after it was put back */
     g->told = t->position + 1;
     if (g->request.prompt_token != NULL)
         g->request.prompt_token(g->request.context, t);
