@@ -44,10 +44,54 @@ static size_t before_stop(const struct nef_api_request *r, const char *data, siz
     return found ? left : bytes;
 }
 
+static void check_ids(const struct nef_api_prompt *prompts, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++)
+        for (uint32_t j = 0; j < prompts[i].count; j++)
+            NEF_ASSERT(prompts[i].tokens[j] < VOCAB);
+}
+
+static void check_limits(const struct nef_api_request *r)
+{
+    const struct nef_sampling *s = &r->sampling;
+    const bool generates = r->kind == NEF_API_COMPLETION || r->kind == NEF_API_CHAT;
+    const uint32_t prompts = r->kind == NEF_API_CHAT ? 1 : r->prompt_count;
+
+    NEF_ASSERT(r->stop_count <= NEF_COUNT(r->stops));
+    NEF_ASSERT(r->prompt_count <= (r->kind == NEF_API_EMBEDDING ? NEF_INFER_INPUTS_MAX : NEF_INFER_PROMPTS_MAX));
+    NEF_ASSERT(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1);
+    NEF_ASSERT(s->min_p >= 0 && s->min_p <= 1 && s->repetition_penalty > 0 && s->repetition_penalty <= 100);
+    NEF_ASSERT(s->presence_penalty >= -2 && s->presence_penalty <= 2);
+    NEF_ASSERT(s->frequency_penalty >= -2 && s->frequency_penalty <= 2);
+    NEF_ASSERT(r->logprobs <= 1 + NEF_ENGINE_LOGPROBS_MAX && r->bias_count <= NEF_ENGINE_BIAS_MAX);
+    for (uint32_t i = 0; i < r->bias_count; i++)
+        NEF_ASSERT(r->bias[i].token < VOCAB && r->bias[i].bias >= -100 && r->bias[i].bias <= 100);
+    NEF_ASSERT(r->choices >= 1 && (!generates || (uint64_t)prompts * r->choices <= NEF_INFER_CHOICES_MAX));
+    NEF_ASSERT(r->continued == NULL || r->continued_count == prompts * r->choices);
+    check_ids(r->prompts, r->prompt_count);
+    check_ids(r->continued, r->continued_count);
+}
+
+/* What may be called is among what is told, and named where a name is asked for. */
+static void check_tools(const struct nef_api_request *r)
+{
+    const json_t *tool;
+    size_t i;
+
+    NEF_ASSERT((r->tools == NULL) == (r->callable == NULL));
+    NEF_ASSERT(r->tools != NULL || (!r->tools_required && r->function == NULL));
+    NEF_ASSERT(r->tools == NULL || json_array_size(r->callable) > 0);
+    NEF_ASSERT(json_array_size(r->callable) <= json_array_size(r->tools));
+    json_array_foreach(r->callable, i, tool)
+        NEF_ASSERT(json_string_length(json_object_get(json_object_get(tool, "function"), "name")) > 0);
+    NEF_ASSERT((r->answer == NEF_GRAMMAR_SCHEMA) == (r->schema != NULL));
+    NEF_ASSERT(!r->ignore_eos || !nef_api_request_grammar(r));
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    const struct nef_sampling presets = {.temperature = 0.6f, .top_k = 20, .top_p = 0.95f};
+    const struct nef_sampling presets = {.temperature = 0.6f, .top_k = 20, .top_p = 0.95f, .repetition_penalty = 1};
     struct nef_api_request r;
     struct nef_api_error error;
     struct nef_buf out = {0};
@@ -60,12 +104,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         check_json(&out);
         return 0;
     }
-    NEF_ASSERT(r.stop_count <= NEF_COUNT(r.stops) && r.prompt_count <= NEF_INFER_PROMPTS_MAX);
-    NEF_ASSERT(r.sampling.temperature >= 0 && r.sampling.temperature <= 2);
-    NEF_ASSERT(r.sampling.top_p > 0 && r.sampling.top_p <= 1 && r.sampling.min_p >= 0 && r.sampling.min_p <= 1);
+    check_limits(&r);
+    check_tools(&r);
     for (uint32_t i = 0; i < r.prompt_count; i++) {
-        for (uint32_t j = 0; j < r.prompts[i].count; j++)
-            NEF_ASSERT(r.prompts[i].tokens[j] < VOCAB);
         if (r.prompts[i].text != NULL) {
             nef_json_text_write(&out, r.prompts[i].text, r.prompts[i].bytes);
             json_decref(json_loadb((const char *)out.data, out.bytes, JSON_DECODE_ANY, NULL));
