@@ -298,18 +298,16 @@ static enum nef_http_next take_budget(struct nef_responses_call *c)
 struct live_view {
     size_t count;
     bool ended, broken, failed;
-    unsigned status;
 };
 
-/* failed: it ended before anything came, with an error that HTTP can tell. */
 static struct live_view look(struct nef_responses_call *c)
 {
     struct live *l = c->live;
     struct live_view v;
 
     (void)pthread_mutex_lock(&l->lock);
-    v = (struct live_view){json_array_size(l->records), l->ended, l->role == LIVE_BROKEN, false, l->end_status};
-    v.failed = v.ended && v.count == 1 && c->op == CALL_CREATE && v.status >= 400 && !l->cancel_wanted;
+    v = (struct live_view){json_array_size(l->records), l->ended, l->role == LIVE_BROKEN,
+                           l->failed_early && c->op == CALL_CREATE};
     if (v.failed) {
         json_decref(c->answer);
         c->answer = l->end_error == NULL ? NULL : json_pack("{s:O}", "error", l->end_error);

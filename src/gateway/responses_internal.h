@@ -80,6 +80,7 @@ struct live {
     bool tell_end; /* the run's end became a record already */
     char finish[32];
     struct nef_limits_hold hold;
+    bool failed_early;   /* the run ended in an error before anything came: HTTP can tell it */
     unsigned end_status; /* of the run, once it has ended */
     json_t *end_error;
     uint32_t retry_after;

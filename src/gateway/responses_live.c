@@ -120,6 +120,8 @@ struct live *live_new(struct nef_responses *rs, const char *id, json_t *head, bo
         *out_err = NEF_E_BUSY;
     }
     (void)pthread_mutex_unlock(&rs->lock);
+    if (l->listed || other != NULL)
+        *out_err = NEF_OK;
     if (l->listed)
         return l;
     atomic_init(&l->refs, 1);
@@ -231,6 +233,7 @@ static void on_end(void *context, const struct nef_ai_end *end)
     (void)pthread_mutex_lock(&l->lock);
     l->run_ended = true;
     if (l->role == LIVE_OWN) {
+        l->failed_early = end->status >= 400 && !end->cancelled && l->bytes == 0 && json_array_size(l->records) == 0;
         l->end_status = end->status;
         json_decref(l->end_error);
         l->end_error = json_deep_copy(end->error);

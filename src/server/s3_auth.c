@@ -7,7 +7,7 @@
  * again behind the read gate, because the user may have been made through the other zone a moment
  * ago.
  *
- * A user may be bound to one bucket and may be read-only. Buckets are made and deleted by root and
+ * A user may be bound to one bucket and may be read-only. Stored answers of models are nobody's but root's. Buckets are made and deleted by root and
  * by users that are bound to none. */
 #include <string.h>
 #include "base/assert.h"
@@ -150,6 +150,12 @@ bool op_writes(enum nef_s3_op op)
     return false;
 }
 
+/* What the region keeps for its users, with prompts of all of them in it: through S3 it is the root user's alone. */
+static bool is_reserved(const char *bucket)
+{
+    return bucket != NULL && strcmp(bucket, "nef-responses") == 0;
+}
+
 static nef_err authorize(struct call *c)
 {
     const struct nef_s3_request *r = &c->request;
@@ -160,6 +166,8 @@ static nef_err authorize(struct call *c)
         return nef_s3_refuse(&c->why, NEF_S3_ACCESS_DENIED, NULL);
     if (c->who.root)
         return NEF_OK;
+    if (is_reserved(r->bucket) || is_reserved(r->source_bucket))
+        return nef_s3_refuse(&c->why, NEF_S3_ACCESS_DENIED, NULL);
     if (c->who.read_only && op_writes(r->op))
         return nef_s3_refuse(&c->why, NEF_S3_ACCESS_DENIED, NULL);
     if (c->who.bucket[0] == '\0')

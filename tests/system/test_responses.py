@@ -1,0 +1,165 @@
+"""/v1/responses, with the openai package unmodified: everything it keeps is in the region's log, so any zone goes on with it."""
+import http.client
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from lib.region import NEF, Region, wait_for
+from lib.script_engine import ScriptEngine, use
+from test_js import JS, NODE
+
+
+@pytest.fixture(scope="module")
+def place():
+    with ScriptEngine() as a, ScriptEngine() as b:
+        region = Region(edit=lambda r: use(r, a=a, b=b))
+        region.engines = {"a": a, "b": b}
+        try:
+            yield region.up()
+        finally:
+            region.down()
+
+
+@pytest.fixture
+def region(place):
+    place.wait_durability()
+    wait_models(place)
+    return place
+
+
+def key(region):
+    return region.json["access_key"] + ":" + region.json["secret_key"]
+
+
+def ai(region, zone):
+    return region.zone(zone)["ai"]
+
+
+def call(region, zone, method, path, body=None, key_=None, timeout=30):
+    """(status, JSON, headers)"""
+    c = http.client.HTTPConnection(ai(region, zone).split("//")[1], timeout=timeout)
+    c.request(method, path, None if body is None else json.dumps(body),
+              {"Authorization": "Bearer " + (key_ or key(region)), "Content-Type": "application/json"})
+    a = c.getresponse()
+    data = a.read()
+    c.close()
+    return a.status, json.loads(data), a.headers
+
+
+def wait_models(region, name="script", seconds=60):
+    def there():
+        return all(name in [m["id"] for m in call(region, z, "GET", "/v1/models")[1]["data"]] for z in "ab")
+    wait_for(there, seconds)
+
+
+def node(script, region, timeout=240, **env):
+    assert os.path.exists(NODE), "run: make tests/system/js/node_modules/.package-lock.json (npm ci)"
+    env = dict(os.environ, NO_PROXY="127.0.0.1", NODE_NO_WARNINGS="1", KEY=key(region), NEF=NEF, DIR=region.directory,
+               FRONT=region.json["ai_endpoint"], **env)
+    r = subprocess.run([NODE, script], cwd=JS, env=env, capture_output=True, text=True, timeout=timeout)
+    assert r.returncode == 0 and r.stdout.endswith("all passed\n"), r.stdout + r.stderr[-3000:]
+    return r.stdout
+
+
+def user(region, name, *options):
+    said = json.loads(region.nef("user", "add", name, *options, "--json", "--dir", region.directory).stdout)
+    return said["access_key"] + ":" + said["secret_key"]
+
+
+def objects(region):
+    return [o["Key"] for o in region.boto().list_objects_v2(Bucket="nef-responses").get("Contents", [])]
+
+
+def test_openai_package(region):
+    other = user(region, "somebody", "--ai")
+    node("responses.mjs", region, A=ai(region, "a"), B=ai(region, "b"), OTHER_KEY=other)
+    # prompts and answers are in no log
+    for name in ("zone-a", "zone-b"):
+        with open(region.path("logs", name + ".log")) as f:
+            said = f.read()
+        assert "Paris" not in said and "let me see" not in said and "w3 w4" not in said
+
+
+@pytest.mark.parametrize("victim", ["a", "b"])
+def test_a_zone_is_killed_in_the_middle(region, victim):
+    """The zone that answers dies with its client's connection; the client comes back through the front."""
+    want = "".join(f"w{i} " for i in range(300))
+    out = node("responses_kill.mjs", region, ZONE=ai(region, victim), VICTIM=victim, MODEL="script", AFTER="60", WANT=want,
+               INPUT=json.dumps({"words": 300, "delay": 0.01}))
+    said = json.loads(out.splitlines()[0])
+    assert said["pause_ms"] < 3000, said
+    assert said["usage"]["output_tokens"] == 300
+    region.start_zone(victim)
+
+
+def test_what_an_owner_that_was_stopped_still_writes_doesnt_count(region):
+    """SIGSTOP: the other zone goes on; when the first one wakes, it finds that the answer isn't its own any more."""
+    want = "".join(f"w{i} " for i in range(400))
+    status, made, _ = call(region, "a", "POST", "/v1/responses", {
+        "model": "script", "background": True, "input": json.dumps({"words": 400, "delay": 0.01})})
+    assert status == 200
+    path = "/v1/responses/" + made["id"]
+    wait_for(lambda: call(region, "b", "GET", path)[1]["output"], 10)
+    region.stop_zone("a", "--pause")
+    time.sleep(2)
+    region.start_zone("a")
+    done = wait_for(lambda: (lambda r: r if r["status"] == "completed" else None)(call(region, "b", "GET", path)[1]), 60)
+    assert done["output"][0]["content"][0]["text"] == want
+    region.wait_durability()
+    wait_for(lambda: call(region, "a", "GET", path)[1] == done, 20)
+
+
+def test_a_zone_that_starts_again_goes_on(region):
+    """In the background, and both zones are gone for a while: nothing but the log is left of the answer."""
+    status, made, _ = call(region, "a", "POST", "/v1/responses", {
+        "model": "script", "background": True, "input": json.dumps({"words": 400, "delay": 0.01})})
+    assert status == 200
+    path = "/v1/responses/" + made["id"]
+    wait_for(lambda: call(region, "b", "GET", path)[1]["output"], 10)
+    region.kill_both_zones()
+    for zone in "ab":
+        region.start_zone(zone)
+    region.wait_durability()
+    done = wait_for(lambda: (lambda r: r if r["status"] == "completed" else None)(call(region, "a", "GET", path)[1]), 60)
+    assert done["output"][0]["content"][0]["text"] == "".join(f"w{i} " for i in range(400))
+
+
+def test_what_is_kept_is_put_away_and_deleted(region):
+    status, made, _ = call(region, "a", "POST", "/v1/responses", {
+        "model": "script", "input": json.dumps({"words": 100, "delay": 0.01})})
+    assert status == 200
+    mine = [f"r/{made['id']}/h", f"r/{made['id']}/f"]
+    wait_for(lambda: [k for k in objects(region) if made["id"] in k] == sorted(mine), 20)
+    # nobody but the root user sees it through S3
+    k = user(region, "curious").split(":")
+    with pytest.raises(Exception, match="AccessDenied"):
+        region.boto(access_key=k[0], secret_key=k[1]).get_object(Bucket="nef-responses", Key=mine[0])
+    with pytest.raises(Exception, match="AccessDenied"):
+        region.boto(access_key=k[0], secret_key=k[1]).list_objects_v2(Bucket="nef-responses")
+    assert call(region, "b", "DELETE", "/v1/responses/" + made["id"])[1]["deleted"] is True
+    assert not [k for k in objects(region) if made["id"] in k]
+
+
+def test_a_client_that_leaves_ends_what_isnt_stored(region):
+    c = http.client.HTTPConnection(ai(region, "a").split("//")[1], timeout=10)
+    c.request("POST", "/v1/responses", json.dumps({
+        "model": "script", "store": False, "stream": True, "input": json.dumps({"words": 5000, "delay": 0.01})}),
+        {"Authorization": "Bearer " + key(region)})
+    a = c.getresponse()
+    assert a.status == 200 and a.readline().startswith(b"event: response.created")
+    ended = region.log_size("zone-a")
+    a.close()
+    c.close()
+    wait_for(lambda: [e for e in region.log("zone-a", ended) if e.get("event") == "ai_request"], 10)
+
+
+def test_a_hostile_target_is_refused(region):
+    for path in ("/v1/responses/../x", "/v1/responses/resp_", "/v1/responses/" + "a" * 500, "/v1/responses//cancel",
+                 "/v1/responses/resp_00/h", "/v1/responses/resp_%00"):
+        assert call(region, "a", "GET", path)[0] in (404, 405), path
+    assert call(region, "a", "GET", "/v1/responses")[0] == 405
+    assert call(region, "a", "GET", "/v1/responses/resp_00?starting_after=-1")[0] == 400
