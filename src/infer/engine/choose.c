@@ -31,6 +31,11 @@ static void apply_mask(const uint32_t *words, uint32_t vocab, float *logits)
 
         if (word == UINT32_MAX)
             continue;
+        if (word == 0 && count == 32) { /* the usual two: nearly all tokens are allowed, or nearly none */
+            for (uint32_t k = 0; k < 32; k++)
+                logits[i + k] = -INFINITY;
+            continue;
+        }
         for (uint32_t k = 0; k < count; k++)
             logits[i + k] = (word >> k & 1) != 0 ? logits[i + k] : -INFINITY;
     }

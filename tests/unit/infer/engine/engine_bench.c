@@ -1,4 +1,4 @@
-/* The engine under load, run by hand: engine_bench MODEL.gguf [STREAMS [KV]]
+/* The engine under load, run by hand: engine_bench MODEL.gguf [STREAMS [KV [PART]]]
  *
  *   streams   STREAMS (32) prompts of 200 tokens at once, 128 tokens each: throughput, times to the first token, memory
  *   among     a short prompt while the others decode, and while they are still in their prompts: its first token
@@ -225,6 +225,7 @@ static void measure_grammar(const struct nef_model *model)
 int main(int argc, char **argv)
 {
     const struct nef_kernels *kernels = nef_kernels_get(NULL);
+    const char *part = argc > 4 ? argv[4] : NULL;
     char why[1024] = "";
     struct nef_pool *pool;
     struct nef_model *model;
@@ -248,10 +249,14 @@ int main(int argc, char **argv)
         .model = model, .slots = streams, .context = 2048, .kv_type = kv, .waiting_max = STREAMS_MAX};
     NEF_ASSERT(nef_engine_start(&o, &engine) == NEF_OK);
     printf("loaded   RSS %.2f GB\n", resident_gb());
-    measure_streams();
-    measure_among(200, 0, "which decode");
-    measure_among(400, 300, "which are in their prompts");
-    measure_grammar(model);
+    if (part == NULL || strcmp(part, "streams") == 0)
+        measure_streams();
+    if (part == NULL || strcmp(part, "among") == 0) {
+        measure_among(200, 0, "which decode");
+        measure_among(400, 300, "which are in their prompts");
+    }
+    if (part == NULL || strcmp(part, "grammar") == 0)
+        measure_grammar(model);
     nef_engine_stop(engine);
     nef_model_free(model);
     nef_pool_stop(pool);
