@@ -3,8 +3,9 @@
  *   responses_request.c  PURE  what a request may say; responses_chat.c: its items and tools as a chat
  *   responses_events.c   PURE  chunks of the chat -> events with sequence numbers, and the response object
  *   responses_keep.c           what is stored, as objects of the bucket NEF_RESPONSES_BUCKET
- *   responses_live.c           an answer while it is being made: run, log, readers, takeover
- *   responses_http.c           endpoints
+ *   responses_live.c           an answer while it is being made: table, run, putting away
+ *   responses_pieces.c         its pieces in the log: owning, following, taking over
+ *   responses_http.c           endpoints; responses_work.c: what they do in workers
  *   responses.c                start, stop, the sweep
  *
  * A stored response (`store`, which is the preset) is a head (request and owner), then a log of its own of numbered pieces,

@@ -102,12 +102,24 @@ void live_fail(struct live *l, const char *code, const char *message);
 void live_cancel(struct live *l);
 /* It was never begun: out of the table, and forgotten with its last reference. */
 void live_abandon(struct live *l);
-/* Read what is stored: f, or the pieces there are. Blocking; fresh: see nef_keep_get. */
-nef_err live_load(struct live *l, bool fresh);
+/* Under its lock: more records, for readers; it can't go on here. */
+void live_add_records(struct live *l, const json_t *records);
+void live_broken(struct live *l, const char *why, nef_err err);
+void live_wake_readers(struct live *l);
+/* Jobs, with a reference of theirs: start the run of an answer that was claimed; all records into one object. */
+void live_resume_job(void *live);
+void live_put_away_job(void *live);
+
+/* ---- responses_pieces.c ---- */
+
 /* What the thread does for each live every few milliseconds. */
 void live_step(struct live *l, uint64_t now_ns);
+/* Read what is stored: f, or the pieces there are. Blocking; fresh: see nef_keep_get. */
+nef_err live_load(struct live *l, bool fresh);
+
+/* ---- responses.c ---- */
+
 void live_kick(struct nef_responses *rs); /* the thread, now */
-void live_wake_readers(struct live *l);   /* under its lock */
 void live_name(const char *id, const char *what, char out[NEF_KEEP_NAME_BYTES]);
 void live_piece_name(const char *id, uint32_t piece, char out[NEF_KEEP_NAME_BYTES]);
 /* Take a response and all that belongs to it away. Blocking. */
