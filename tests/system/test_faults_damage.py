@@ -106,8 +106,8 @@ def test_accepted_loss_and_the_other_dropped_its_beginning(faulty_new):
 
 
 def test_what_failovers_leave_is_bounded(faulty_new):
-    """What failovers made void is kept up to a bound, the oldest goes first; what an accepted loss gave up stays, whatever
-    its size, and is told of."""
+    """What failovers made void is kept up to a bound, the oldest goes first; what an accepted loss gave up stays,
+    whatever its size, and is told of."""
     faulty = faulty_new
     tails = glob.glob(faulty.path("zone-*", "lost", "tail-cell-*"))
     with Load(faulty) as load:

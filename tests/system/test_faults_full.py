@@ -143,8 +143,8 @@ def test_index_disk_full(two_disks, zone):
 
 @pytest.mark.parametrize("zone", [pytest.param("a", marks=pytest.mark.soak), "b"])
 def test_log_disk_full_to_the_last_byte(two_disks, zone):
-    """Not a byte is left on the disk of a zone's log, the index's has room. Writes are refused, reads and deletes go on.
-    Then the other zone dies, and the epoch that follows must be written all the same; then this one, and it starts."""
+    """Not a byte is left on the disk of a zone's log, the index's has room. Writes are refused, reads and deletes go
+    on. Then the other zone dies, and the epoch that follows is written all the same; then this one, and it starts."""
     r = two_disks
     r.handover("a")
     other = "b" if zone == "a" else "a"
