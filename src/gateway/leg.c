@@ -126,17 +126,21 @@ static void lost(struct leg *leg, enum nef_gateway_loss why, uint64_t now)
 {
     struct backend *b = leg->backend;
     /* Being taken away from a backend that is out says nothing about the request. */
-    bool suspicious = leg->progress_ns == 0 && why != NEF_LOSS_HEALTH;
+    uint64_t tokens = leg->splice != NULL ? nef_splice_tokens(leg->splice) : 0;
 
     nef_trace(NEF_TRACE_INFO, "ai_stream_lost", "s:id", leg->run->o.request_id, "s:backend", b->name, "u:why",
-              (uint64_t)why, "u:given", leg->splice != NULL ? nef_splice_tokens(leg->splice) : 0, NULL);
+              (uint64_t)why, "u:given", tokens, NULL);
     nef_gateway_metrics_loss(leg->run->g->metrics, why);
     (void)atomic_fetch_add_explicit(&b->losses, 1, memory_order_relaxed);
     leg->failed = b;
     let_go(leg);
     leg->state = LEG_WAITING;
     leg->lost_ns = now;
-    leg->barren = leg->progress_ns != 0 ? 0 : leg->barren + (suspicious ? 1 : 0);
+    if (tokens > leg->tokens)
+        leg->barren = 0;
+    else if (why != NEF_LOSS_HEALTH)
+        leg->barren++;
+    leg->tokens = tokens;
     leg->not_before_ns = 0;
     if (++leg->tries >= NEF_AI_TRIES_MAX || leg->barren >= BARREN_MAX) {
         give_up(leg, 502, "backend_failed", "The model's backends failed on this request.");

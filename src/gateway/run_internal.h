@@ -32,8 +32,8 @@ struct leg {
     uint64_t lost_ns;      /* since when it has no backend; 0: it has one */
     uint64_t not_before_ns;
     struct backend *failed; /* where it was lost last; only compared */
-    uint32_t tries, barren; /* barren: lost one after the other without anything new */
-    bool refused_everywhere;
+    uint32_t tries, barren; /* barren: lost one after the other without a new token */
+    uint64_t tokens;        /* given when it was lost last */
     /* what the last backend said when it failed */
     unsigned last_status;
     json_t *last_error;

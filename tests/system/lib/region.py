@@ -35,7 +35,7 @@ def wait_for(what, seconds, interval=0.05):
 
 
 def ports_free(base):
-    for offset in (0, 10, 12, 13, 14, 16, 20, 22, 23, 24, 26, 33, 34, 36):
+    for offset in (0, 1, 10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 24, 25, 26, 33, 34, 36):
         with socket.socket() as s:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
