@@ -24,20 +24,29 @@ size_t nef_choose_scratch(uint32_t vocab)
     return nef_sampler_scratch(vocab) + (size_t)vocab * sizeof(float) + mask_words(vocab) * sizeof(uint32_t);
 }
 
+/* What is added to four logits, by the four bits of a mask. */
+#define NO -INFINITY
+static const float added[16][4] = {
+    {NO, NO, NO, NO}, {0, NO, NO, NO}, {NO, 0, NO, NO}, {0, 0, NO, NO}, {NO, NO, 0, NO}, {0, NO, 0, NO},
+    {NO, 0, 0, NO},   {0, 0, 0, NO},   {NO, NO, NO, 0}, {0, NO, NO, 0}, {NO, 0, NO, 0},  {0, 0, NO, 0},
+    {NO, NO, 0, 0},   {0, NO, 0, 0},   {NO, 0, 0, 0},   {0, 0, 0, 0}};
+#undef NO
+
 static void apply_mask(const uint32_t *words, uint32_t vocab, float *logits)
 {
     for (uint32_t i = 0; i < vocab; i += 32) {
-        uint32_t word = words[i / 32], count = NEF_MIN(32u, vocab - i);
+        uint32_t word = words[i / 32];
 
         if (word == UINT32_MAX)
             continue;
-        if (word == 0 && count == 32) { /* the usual two: nearly all tokens are allowed, or nearly none */
-            for (uint32_t k = 0; k < 32; k++)
-                logits[i + k] = -INFINITY;
+        if (vocab - i < 32) {
+            for (uint32_t k = 0; i + k < vocab; k++)
+                logits[i + k] += added[word >> k & 1][0];
             continue;
         }
-        for (uint32_t k = 0; k < count; k++)
-            logits[i + k] = (word >> k & 1) != 0 ? logits[i + k] : -INFINITY;
+        for (uint32_t k = 0; k < 32; k += 4)
+            for (uint32_t l = 0; l < 4; l++)
+                logits[i + k + l] += added[word >> k & 15][l];
     }
 }
 

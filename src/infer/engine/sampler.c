@@ -69,7 +69,8 @@ static void weights_of_all(const float *logits, uint32_t vocab, float temperatur
 #define LANES 16u
 #define FEW   256u /* top_k up to here */
 
-/* The largest of each block of logits; false: there is a NaN. Lanes, because compilers can't reorder maxima otherwise. */
+/* The largest of each block of logits; false: there is a NaN. Lanes, because compilers can't reorder maxima otherwise.
+ * */
 static bool find_maxima(const float *logits, uint32_t vocab, float *out_maxima)
 {
     uint32_t bad[LANES] = {0}, any = 0, whole = vocab / BLOCK * BLOCK;
@@ -180,8 +181,8 @@ static uint32_t sort_likely(struct sorter *s, uint32_t least)
     return at;
 }
 
-/* The same with all tokens whose logit is THRESHOLD or more; it is finite. */
-static uint32_t sort_from(struct sorter *s, const float *maxima, float threshold)
+/* All tokens whose logit is THRESHOLD or more, which is finite: into `entries`, by id. Returns how many. */
+static uint32_t take_from(struct sorter *s, const float *maxima, float threshold)
 {
     uint32_t at = 0;
 
@@ -192,7 +193,6 @@ static uint32_t sort_from(struct sorter *s, const float *maxima, float threshold
             if (s->logits[i] >= threshold)
                 s->entries[at++] = (struct entry){rank_of(s->logits[i]), i};
     }
-    sort(s->entries, s->spare, at);
     return at;
 }
 
@@ -285,8 +285,39 @@ static void weigh_sorted(const struct sorter *sorter, uint32_t count, float larg
         out[i] = nef_weight(NEF_MAX((sorter->logits[sorter->entries[i].id] - largest) / temperature, -81.0f));
 }
 
-/* Sorts as many of the likeliest as top_k and top_p leave: into `entries`, with their weights. ALL is room for weights by
- * id. Returns how many. */
+/* Where a mask leaves so few blocks: the same as sort_kept below, without looking at all logits again and again. */
+#define FEW_BLOCKS 64u
+
+static bool few_blocks(const float *maxima, uint32_t blocks)
+{
+    uint32_t finite = 0;
+
+    for (uint32_t i = 0; i < blocks; i++)
+        finite += maxima[i] > -__builtin_inff();
+    return finite <= FEW_BLOCKS;
+}
+
+/* WEIGHTS is where MAXIMA lie, which are needed no more then. */
+static uint32_t sort_few(const struct nef_sampling *s, struct sorter *sorter, const float *maxima, float largest,
+                         float *weights)
+{
+    uint32_t finite = take_from(sorter, maxima, -__FLT_MAX__);
+    uint32_t keep = s->top_k == 0 || s->top_k > finite ? finite : s->top_k;
+    double total = 0.0;
+
+    /* by id, as there; tokens of -inf add 0 */
+    weigh_sorted(sorter, finite, largest, s->temperature, weights);
+    for (uint32_t i = 0; i < finite; i++)
+        total += (double)weights[i];
+    sort(sorter->entries, sorter->spare, finite);
+    weigh_sorted(sorter, finite, largest, s->temperature, weights);
+    if (keep < finite)
+        return keep_part(weights, keep, s->top_p);
+    return s->top_p < 1.0f ? NEF_MIN(reach(weights, finite, (double)s->top_p, total), finite) : finite;
+}
+
+/* Sorts as many of the likeliest as top_k and top_p leave: into `entries`, with their weights. ALL is room for weights
+ * by id. Returns how many. */
 static uint32_t sort_kept(const struct nef_sampling *s, struct sorter *sorter, float largest, float *all, float *weights)
 {
     uint32_t count, keep;
@@ -356,9 +387,13 @@ nef_err nef_sample(const struct nef_sampling *s, const float *logits, uint32_t v
     if (s->top_k > 0 && s->top_k <= FEW)
         threshold = kth_largest(maxima, blocks, s->top_k);
     if (threshold > -__builtin_inff()) {
-        count = NEF_MIN(sort_from(&sorter, maxima, threshold), s->top_k);
+        count = take_from(&sorter, maxima, threshold);
+        sort(sorter.entries, sorter.spare, count);
+        count = NEF_MIN(count, s->top_k);
         weigh_sorted(&sorter, count, largest, s->temperature, weights);
         count = keep_part(weights, count, s->top_p);
+    } else if (few_blocks(maxima, blocks)) {
+        count = sort_few(s, &sorter, maxima, largest, weights);
     } else {
         count = sort_kept(s, &sorter, largest, all, weights);
     }

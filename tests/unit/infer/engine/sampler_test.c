@@ -282,6 +282,39 @@ static void same_seed_and_position_same_token(void **state)
     assert_true(differs > 100 && differs_seed > 100);
 }
 
+/* What a mask leaves, of many or few: the same as if there were nothing else. */
+static void masked_tokens_might_not_be_there(void **state)
+{
+    const uint32_t vocab = 30011;
+    float *logits = malloc(vocab * sizeof(float)), *left = malloc(vocab * sizeof(float));
+    uint32_t *ids = malloc(vocab * sizeof(uint32_t));
+
+    (void)state;
+    for (uint64_t seed = 0; seed < 150; seed++) {
+        const uint32_t every = (uint32_t[]){1, 3, 500, 1777, 15000}[seed % 5];
+        const struct nef_sampling s = {.temperature = 0.8f,
+                                       .top_k = (uint32_t[]){0, 1, 20, 256, 300}[seed / 5 % 5],
+                                       .top_p = (float[]){1, 0.9f, 0.2f}[seed % 3],
+                                       .min_p = seed % 4 == 0 ? 0.01f : 0,
+                                       .seed = seed};
+        uint32_t count = 0;
+
+        make_logits(logits, vocab, seed, 4);
+        for (uint32_t i = 0; i < vocab; i++)
+            if (i % every == seed % every) {
+                ids[count] = i;
+                left[count++] = logits[i];
+            } else {
+                logits[i] = -INFINITY;
+            }
+        for (uint64_t n = 0; n < 4; n++)
+            assert_int_equal(sample(&s, logits, vocab, n), ids[sample(&s, left, count, n)]);
+    }
+    free(logits);
+    free(left);
+    free(ids);
+}
+
 static void extremes(void **state)
 {
     float logits[300];
@@ -316,6 +349,7 @@ int main(void)
         cmocka_unit_test(draws_what_is_defined),
         cmocka_unit_test(filters_of_a_large_vocabulary),
         cmocka_unit_test(same_seed_and_position_same_token),
+        cmocka_unit_test(masked_tokens_might_not_be_there),
         cmocka_unit_test(extremes),
     };
 
