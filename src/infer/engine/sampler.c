@@ -318,7 +318,8 @@ static uint32_t sort_few(const struct nef_sampling *s, struct sorter *sorter, co
 
 /* Sorts as many of the likeliest as top_k and top_p leave: into `entries`, with their weights. ALL is room for weights
  * by id. Returns how many. */
-static uint32_t sort_kept(const struct nef_sampling *s, struct sorter *sorter, float largest, float *all, float *weights)
+static uint32_t sort_kept(const struct nef_sampling *s, struct sorter *sorter, float largest, float *all,
+                          float *weights)
 {
     uint32_t count, keep;
     double total = 0.0;
