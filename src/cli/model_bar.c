@@ -45,11 +45,8 @@ void nef_model_bar_text(char *out, size_t room, uint32_t width, const char *verb
 
 void nef_model_bar_begin(struct nef_model_bar *bar, const char *verb, uint64_t done, uint64_t total)
 {
-    *bar = (struct nef_model_bar){.on = isatty(2) == 1,
-                                  .verb = verb,
-                                  .total = total,
-                                  .start_ms = nef_now_ms(),
-                                  .start_bytes = done};
+    *bar = (struct nef_model_bar){
+        .on = isatty(2) == 1, .verb = verb, .total = total, .start_ms = nef_now_ms(), .start_bytes = done};
 }
 
 void nef_model_bar_show(struct nef_model_bar *bar, uint64_t done)
@@ -67,7 +64,8 @@ void nef_model_bar_show(struct nef_model_bar *bar, uint64_t done)
     if (width > sizeof(line) - 1)
         width = sizeof(line) - 1;
     nef_model_bar_text(line, sizeof(line), width, bar->verb, done, bar->total,
-                       now > bar->start_ms ? (double)(done - bar->start_bytes) * 1000 / (double)(now - bar->start_ms) : 0);
+                       now > bar->start_ms ? (double)(done - bar->start_bytes) * 1000 / (double)(now - bar->start_ms)
+                                           : 0);
     (void)fprintf(stderr, "\r%s\033[K", line);
     (void)fflush(stderr);
 }

@@ -1,19 +1,20 @@
 /* Models from afar: https with redirects, ranges and validators, as Hugging Face and ordinary web servers answer; see
  * model.h.
  *
- * Every request goes to the address that the user gave, never to where an earlier one was redirected: such addresses are
- * signed and short-lived. A request asks for a range, with If-Range where the server gave a strong ETag. What may come back:
+ * Every request goes to the address that the user gave, never to where an earlier one was redirected: such addresses
+ * are signed and short-lived. A request asks for a range, with If-Range where the server gave a strong ETag. What may
+ * come back:
  *
  *   206   a range: it must be the one that was asked for, of a file of the length that is known
  *   200   the whole file (a server without ranges, or one whose file has changed): what was had already is skipped, if
  *         length and ETag are those that are known
  *
- * Nothing a server says is believed further than that: bytes beyond what was asked for, another length, another ETag are
- * errors, and what it sends is compared with the digest that was published.
+ * Nothing a server says is believed further than that: bytes beyond what was asked for, another length, another ETag
+ * are errors, and what it sends is compared with the digest that was published.
  *
- * Digests: Hugging Face gives the SHA-256 of a large file as x-linked-etag, with the redirect. Elsewhere an ETag of 64 hex
- * digits, given by the very address that was asked, is taken for one; behind a redirect it is something else (Hugging Face's own
- * storage has such ETags that aren't). */
+ * Digests: Hugging Face gives the SHA-256 of a large file as x-linked-etag, with the redirect. Elsewhere an ETag of 64
+ * hex digits, given by the very address that was asked, is taken for one; behind a redirect it is something else
+ * (Hugging Face's own storage has such ETags that aren't). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,7 +119,8 @@ static bool on_header(void *context, uint32_t hop, long status, const char *name
     struct request *q = context;
 
     (void)status;
-    if (hop != q->hop) { /* another answer: what the last one said of itself is void, but for what it said of the file */
+    if (hop != q->hop) { /* another answer: what the last one said of itself is void,
+                        but for what it said of the file */
         q->hop = hop;
         q->has_range = q->has_length = false;
         q->etag[0] = '\0';
@@ -232,7 +234,8 @@ static nef_err by_status(struct request *q, long status)
     case 410:
         return refuse(q, NEF_E_NOT_FOUND, "there is nothing at this address");
     case 416:
-        return refuse(q, NEF_E_PRECONDITION, q->opening && q->done == 0 ? "it is empty" : "it has become shorter at the source");
+        return refuse(q, NEF_E_PRECONDITION,
+                      q->opening && q->done == 0 ? "it is empty" : "it has become shorter at the source");
     case 408:
     case 429:
         return NEF_E_UNAVAILABLE;
@@ -316,9 +319,10 @@ static nef_err fetch_all(struct request *q)
             if (result.error[0] != '\0')
                 return nef_model_fail(q->source->why, NEF_E_UNAVAILABLE, "%s", result.error);
             (void)snprintf(why, sizeof(why), "the server answers with status %ld, again and again", result.status);
-            return refuse(q, NEF_E_UNAVAILABLE, result.status == 200 || result.status == 206
-                                                    ? "the server sends less than it announces, again and again"
-                                                    : why);
+            return refuse(q, NEF_E_UNAVAILABLE,
+                          result.status == 200 || result.status == 206
+                              ? "the server sends less than it announces, again and again"
+                              : why);
         }
         (void)usleep(wait * 1000);
         wait = NEF_MIN(wait * 2, 8000u);
@@ -337,8 +341,8 @@ static nef_err on_head(void *context, const uint8_t *data, size_t bytes)
 
 nef_err nef_model_https_open(struct nef_model_source *source, struct nef_model_origin *file)
 {
-    struct request q = {.source = source, .file = file, .bytes = HEAD_FIRST, .opening = true, .sink = on_head,
-                        .context = &q};
+    struct request q = {
+        .source = source, .file = file, .bytes = HEAD_FIRST, .opening = true, .sink = on_head, .context = &q};
     nef_err err;
 
     file->head.max = NEF_MODEL_HEAD_MAX;
@@ -355,8 +359,8 @@ nef_err nef_model_https_read(struct nef_model_source *source, struct nef_model_o
                              uint64_t bytes, nef_err (*sink)(void *context, const uint8_t *data, size_t bytes),
                              void *context)
 {
-    struct request q = {.source = source, .file = file, .offset = offset, .bytes = bytes, .sink = sink,
-                        .context = context};
+    struct request q = {
+        .source = source, .file = file, .offset = offset, .bytes = bytes, .sink = sink, .context = context};
 
     return fetch_all(&q);
 }

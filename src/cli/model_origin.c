@@ -1,8 +1,8 @@
 /* Sources of models: files here, objects of the region, and what is far away (model_https.c); see model.h.
  *
  * A source is opened by reading the head of each of its files: that tells whether it is a model at all before a byte is
- * stored, and where the data begin. Reads are by offset, so that they can go on anywhere. Beside its length a file has a
- * validator, and a file whose validator has changed is another file: what was stored of it is worth nothing. */
+ * stored, and where the data begin. Reads are by offset, so that they can go on anywhere. Beside its length a file has
+ * a validator, and a file whose validator has changed is another file: what was stored of it is worth nothing. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 #include "base/bytes.h"
 #include "cli/model.h"
 
-#define SPLIT_SUFFIX 20u          /* "-00001-of-00002.gguf" */
+#define SPLIT_SUFFIX 20u /* "-00001-of-00002.gguf" */
 #define HEAD_FIRST   (1u << 20)
 #define BLOCK_BYTES  (1u << 20)
 
@@ -40,9 +40,11 @@ nef_err nef_model_split_count(const char *where, uint32_t *out_count, struct nef
     if (sscanf(suffix, "-%5u-of-%5u.gguf%n", &first, &count, &used) != 2 || used != (int)SPLIT_SUFFIX)
         return NEF_OK;
     if (first != 1)
-        return nef_model_fail(why, NEF_E_INVALID, "a split model is named by its first file, -00001-of-%05u.gguf", count);
+        return nef_model_fail(why, NEF_E_INVALID, "a split model is named by its first file, -00001-of-%05u.gguf",
+                              count);
     if (count < 1 || count > NEF_MODEL_FILES_MAX)
-        return nef_model_fail(why, NEF_E_LIMIT, "a model in %u files: at most %u are taken", count, NEF_MODEL_FILES_MAX);
+        return nef_model_fail(why, NEF_E_LIMIT, "a model in %u files: at most %u are taken", count,
+                              NEF_MODEL_FILES_MAX);
     *out_count = count;
     return NEF_OK;
 }
@@ -101,8 +103,9 @@ static nef_err file_open(struct nef_model_source *source, struct nef_model_origi
     return NEF_OK;
 }
 
-static nef_err file_read(struct nef_model_source *source, struct nef_model_origin *file, uint64_t offset, uint64_t bytes,
-                         nef_err (*sink)(void *context, const uint8_t *data, size_t bytes), void *context)
+static nef_err file_read(struct nef_model_source *source, struct nef_model_origin *file, uint64_t offset,
+                         uint64_t bytes, nef_err (*sink)(void *context, const uint8_t *data, size_t bytes),
+                         void *context)
 {
     uint8_t *block = malloc(BLOCK_BYTES);
     nef_err err = block == NULL ? NEF_E_NOMEM : NEF_OK;
@@ -151,7 +154,8 @@ static nef_err s3_open(struct nef_model_source *source, struct nef_model_origin 
     err = nef_model_head(source->region, bucket, key, &object);
     if (err != NEF_OK)
         return nef_model_fail(source->why, err, "s3://%s: %s", file->where,
-                              err == NEF_E_NOT_FOUND ? "there is no such object in this region" : source->region->why.text);
+                              err == NEF_E_NOT_FOUND ? "there is no such object in this region"
+                                                     : source->region->why.text);
     file->bytes = object.bytes;
     (void)snprintf(file->validator, sizeof(file->validator), "%s", object.etag);
     return NEF_OK;
@@ -183,7 +187,8 @@ static nef_err s3_read(struct nef_model_source *source, struct nef_model_origin 
 
     while (s.left > 0) {
         uint64_t before = s.left;
-        nef_err err = nef_model_get(source->region, bucket, key, file->validator, offset + bytes - s.left, s.left, on_s3, &s);
+        nef_err err =
+            nef_model_get(source->region, bucket, key, file->validator, offset + bytes - s.left, s.left, on_s3, &s);
 
         if (s.err != NEF_OK)
             return s.err;

@@ -1,8 +1,8 @@
 /* What of which file makes the model's object, and the walk along it; see model.h.
  *
- * A model in one file is that file, byte for byte. A split one is joined (infer/gguf/join.h): an engine gets one descriptor, a
- * region has one object, and the digest of each published file is still checked: a file's digest is over its head, which
- * is in memory, and its data, which pass by. */
+ * A model in one file is that file, byte for byte. A split one is joined (infer/gguf/join.h): an engine gets one
+ * descriptor, a region has one object, and the digest of each published file is still checked: a file's digest is over
+ * its head, which is in memory, and its data, which pass by. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +26,8 @@ static nef_err check_model(struct nef_model_source *source)
         err = nef_tokenizer_open(source->files[0].gguf, error, &tokenizer);
     nef_tokenizer_close(tokenizer);
     if (err != NEF_OK)
-        return nef_model_fail(source->why, err, "the engine can't load it: %s", error[0] != '\0' ? error : nef_err_text(err));
+        return nef_model_fail(source->why, err, "the engine can't load it: %s",
+                              error[0] != '\0' ? error : nef_err_text(err));
     return NEF_OK;
 }
 
@@ -64,7 +65,8 @@ static nef_err plan_joined(struct nef_model_source *source, struct nef_model_pla
     plan->header.max = NEF_MODEL_HEAD_MAX;
     err = nef_gguf_join(files, totals, source->count, error, &plan->header, plan->runs);
     if (err != NEF_OK)
-        return nef_model_fail(source->why, err, "the files aren't one model: %s", error[0] != '\0' ? error : nef_err_text(err));
+        return nef_model_fail(source->why, err, "the files aren't one model: %s",
+                              error[0] != '\0' ? error : nef_err_text(err));
     plan->run_count = 2 * source->count;
     plan->bytes = plan->header.bytes;
     for (uint32_t i = 0; i < plan->run_count; i++)
@@ -116,7 +118,8 @@ struct walk {
     uint64_t at;                   /* in it */
 };
 
-/* Digests first, then the sink; never across a border, so that a sink that ends a part there finds the digests just there. */
+/* Digests first, then the sink; never across a border, so that a sink that ends a part there finds the digests just
+ * there. */
 static nef_err give(struct walk *w, const uint8_t *data, size_t bytes)
 {
     nef_err err = NEF_OK;
@@ -164,9 +167,10 @@ static nef_err check_digest(struct walk *w)
     nef_hex(w->file->sha256, 32, said);
     nef_hex(digest, 32, found);
     return nef_model_fail(w->source->why, NEF_E_DIGEST, "its SHA-256 is %s and should be %s%s", found, said,
-                          w->file->sha256_guessed ? " (which is the server's ETag; if its ETags are something else, say which "
-                                                    "digest it must have: --sha256)"
-                                                  : "");
+                          w->file->sha256_guessed
+                              ? " (which is the server's ETag; if its ETags are something else, say which "
+                                "digest it must have: --sha256)"
+                              : "");
 }
 
 /* RUN from byte SKIP of it on. */
@@ -201,8 +205,13 @@ nef_err nef_model_plan_walk(struct nef_model_source *source, const struct nef_mo
                             uint64_t border, struct nef_model_digests *digests,
                             nef_err (*sink)(void *context, const uint8_t *data, size_t bytes), void *context)
 {
-    struct walk w = {.source = source, .plan = plan, .digests = digests, .sink = sink,
-                     .context = context, .border = border, .position = offset};
+    struct walk w = {.source = source,
+                     .plan = plan,
+                     .digests = digests,
+                     .sink = sink,
+                     .context = context,
+                     .border = border,
+                     .position = offset};
     uint64_t at = plan->header.bytes;
     nef_err err = NEF_OK;
 

@@ -1,8 +1,8 @@
 /* The region's side of `nef model`: calls to an S3 listener with the region's keys; see model.h.
  *
- * What may be repeated is repeated, with a pause that doubles: a zone that dies answers nothing for a moment, and a region
- * that is busy says SlowDown. Completing an upload is the one call whose repetition can find its own work done: then the
- * upload is gone and the object is there, and that counts as success. */
+ * What may be repeated is repeated, with a pause that doubles: a zone that dies answers nothing for a moment, and a
+ * region that is busy says SlowDown. Completing an upload is the one call whose repetition can find its own work done:
+ * then the upload is gone and the object is there, and that counts as success. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,7 @@
 
 #define UNSIGNED   "UNSIGNED-PAYLOAD"
 #define ANSWER_MAX NEF_XML_BODY_MAX
-#define TRIES      8u   /* with pauses of 0.25 s, doubling up to 8: half a minute */
+#define TRIES      8u /* with pauses of 0.25 s, doubling up to 8: half a minute */
 #define PAUSE_MS   250u
 #define PAUSE_MAX  8000u
 #define FIELDS_MAX 12u
@@ -27,8 +27,8 @@ struct call {
     size_t field_count;
     const void *body; /* NULL: none */
     size_t bytes;
-    const char *payload; /* NULL: UNSIGNED */
-    bool once;           /* not repeated */
+    const char *payload;                                            /* NULL: UNSIGNED */
+    bool once;                                                      /* not repeated */
     bool (*sink)(void *context, const uint8_t *data, size_t bytes); /* of a 2xx; NULL: into the answer */
     void *context;
 };
@@ -99,8 +99,8 @@ static bool on_data(void *context, long status, const uint8_t *data, size_t byte
 }
 
 /* "Name: value" lines for what was signed, and the signature. */
-static nef_err sign(const struct nef_model_region *r, const struct call *call, const char *target, struct nef_buf *lines,
-                    const char **out_lines, uint32_t *out_count)
+static nef_err sign(const struct nef_model_region *r, const struct call *call, const char *target,
+                    struct nef_buf *lines, const char **out_lines, uint32_t *out_count)
 {
     const char *host = strstr(r->endpoint, "://") + 3;
     const struct nef_s3_client_request request = {
@@ -196,9 +196,12 @@ static nef_err code_of(const struct answer *a, const char *code)
         const char *code;
         nef_err err;
     } codes[] = {
-        {"NoSuchKey", NEF_E_NOT_FOUND},         {"NoSuchBucket", NEF_E_NOT_FOUND},
-        {"NoSuchUpload", NEF_E_NO_UPLOAD},      {"PreconditionFailed", NEF_E_PRECONDITION},
-        {"BucketAlreadyOwnedByYou", NEF_E_EXISTS}, {"ConditionalRequestConflict", NEF_E_PRECONDITION},
+        {"NoSuchKey", NEF_E_NOT_FOUND},
+        {"NoSuchBucket", NEF_E_NOT_FOUND},
+        {"NoSuchUpload", NEF_E_NO_UPLOAD},
+        {"PreconditionFailed", NEF_E_PRECONDITION},
+        {"BucketAlreadyOwnedByYou", NEF_E_EXISTS},
+        {"ConditionalRequestConflict", NEF_E_PRECONDITION},
     };
 
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++)
@@ -222,7 +225,8 @@ static nef_err judge(struct nef_model_region *r, const struct answer *a)
     if (a->status >= 200 && a->status < 300 && !said)
         return NEF_OK;
     return nef_model_fail(&r->why, code_of(a, error.code), "the region answers %s%s%s (status %ld)",
-                          said ? error.code : "an error", error.message[0] != '\0' ? ": " : "", error.message, a->status);
+                          said ? error.code : "an error", error.message[0] != '\0' ? ": " : "", error.message,
+                          a->status);
 }
 
 static void pause_ms(uint32_t ms)
@@ -355,8 +359,13 @@ nef_err nef_model_upload_begin(struct nef_model_region *r, const char *key, cons
                                const char *source_tag, char out_id[NEF_S3_UPLOAD_ID_MAX + 1])
 {
     struct nef_http_field fields[FIELDS_MAX];
-    struct call call = {.method = "POST", .bucket = NEF_MODELS_BUCKET, .key = key, .query = "uploads=", .fields = fields,
-                        .body = "", .bytes = 0};
+    struct call call = {.method = "POST",
+                        .bucket = NEF_MODELS_BUCKET,
+                        .key = key,
+                        .query = "uploads=",
+                        .fields = fields,
+                        .body = "",
+                        .bytes = 0};
     struct answer a = {.status = 0};
     nef_err err;
 
@@ -429,8 +438,14 @@ nef_err nef_model_upload_part(struct nef_model_region *r, const char *key, const
     char hex[65], base64[45];
     const struct nef_http_field fields[] = {{"x-amz-checksum-sha256", base64}};
     struct nef_buf query = {0};
-    struct call call = {.method = "PUT", .bucket = NEF_MODELS_BUCKET, .key = key, .fields = fields, .field_count = 1,
-                        .body = data, .bytes = bytes, .payload = hex};
+    struct call call = {.method = "PUT",
+                        .bucket = NEF_MODELS_BUCKET,
+                        .key = key,
+                        .fields = fields,
+                        .field_count = 1,
+                        .body = data,
+                        .bytes = bytes,
+                        .payload = hex};
     nef_err err;
 
     nef_hash_of(NEF_HASH_SHA256, data, bytes, digest);
@@ -450,8 +465,8 @@ nef_err nef_model_upload_complete(struct nef_model_region *r, const char *key, c
                                   const struct nef_s3_answer_part *parts, uint32_t count, bool replace)
 {
     const struct nef_http_field fields[] = {{"if-none-match", "*"}};
-    struct call call = {.method = "POST", .bucket = NEF_MODELS_BUCKET, .key = key, .fields = fields,
-                        .field_count = replace ? 0 : 1};
+    struct call call = {
+        .method = "POST", .bucket = NEF_MODELS_BUCKET, .key = key, .fields = fields, .field_count = replace ? 0 : 1};
     struct nef_buf body = {0}, query = {0};
     struct answer a = {.status = 0};
     bool again = false;
@@ -462,7 +477,8 @@ nef_err nef_model_upload_complete(struct nef_model_region *r, const char *key, c
     nef_s3_client_value(&query, id);
     nef_buf_text(&body, "<CompleteMultipartUpload>");
     for (uint32_t i = 0; i < count; i++) {
-        nef_buf_printf(&body, "<Part><PartNumber>%u</PartNumber><ETag>%s</ETag></Part>", parts[i].number, parts[i].etag);
+        nef_buf_printf(&body, "<Part><PartNumber>%u</PartNumber><ETag>%s</ETag></Part>", parts[i].number,
+                       parts[i].etag);
         bytes += parts[i].bytes;
     }
     nef_buf_text(&body, "</CompleteMultipartUpload>");
@@ -503,13 +519,21 @@ nef_err nef_model_upload_abort(struct nef_model_region *r, const char *key, cons
     return err == NEF_E_NO_UPLOAD ? NEF_OK : err;
 }
 
-nef_err nef_model_get(struct nef_model_region *r, const char *bucket, const char *key, const char *etag, uint64_t offset,
-                      uint64_t bytes, bool (*sink)(void *context, const uint8_t *data, size_t bytes), void *context)
+nef_err nef_model_get(struct nef_model_region *r, const char *bucket, const char *key, const char *etag,
+                      uint64_t offset, uint64_t bytes, bool (*sink)(void *context, const uint8_t *data, size_t bytes),
+                      void *context)
 {
     char match[64], range[64];
     const struct nef_http_field fields[] = {{"if-match", match}, {"range", range}};
-    const struct call call = {.method = "GET", .bucket = bucket, .key = key, .query = "", .fields = fields,
-                              .field_count = 2, .once = true, .sink = sink, .context = context};
+    const struct call call = {.method = "GET",
+                              .bucket = bucket,
+                              .key = key,
+                              .query = "",
+                              .fields = fields,
+                              .field_count = 2,
+                              .once = true,
+                              .sink = sink,
+                              .context = context};
     struct answer a = {.status = 0};
     nef_err err;
 
@@ -541,15 +565,19 @@ static bool by_endpoint(const char *endpoint, const char *region, const char *ca
     }
     memcpy(r->endpoint, endpoint, bytes);
     if (region == NULL || access_key == NULL || secret_key == NULL) {
-        (void)nef_complain("model", "--endpoint needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, and "
-                                    "the region's name: --region NAME or AWS_DEFAULT_REGION");
+        (void)nef_complain("model",
+                           "--endpoint needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, and "
+                           "the region's name: --region NAME or AWS_DEFAULT_REGION");
         return false;
     }
     if (nef_text(r->region, sizeof(r->region), "%s", region) != NEF_OK ||
         nef_text(r->access_key, sizeof(r->access_key), "%s", access_key) != NEF_OK ||
         nef_text(r->secret_key, sizeof(r->secret_key), "%s", secret_key) != NEF_OK ||
         (ca != NULL && nef_text(r->ca, sizeof(r->ca), "%s", ca) != NEF_OK) ||
-        nef_text(r->state_dir, sizeof(r->state_dir), "%s%s/nef", state != NULL && state[0] == '/' ? state : home != NULL ? home : "",
+        nef_text(r->state_dir, sizeof(r->state_dir), "%s%s/nef",
+                 state != NULL && state[0] == '/' ? state
+                 : home != NULL                   ? home
+                                                  : "",
                  state != NULL && state[0] == '/' ? "" : "/.local/state") != NEF_OK) {
         (void)nef_complain("model", "a value is too long");
         return false;

@@ -1,9 +1,10 @@
 /* What is kept of an interrupted `nef model add`; see model.h.
  *
- * After each part that the region has durably, a small file is replaced: which upload, how many parts, and the digests up
- * to there. The same command, given again, goes on from that. The file holds no key, no address (only a digest of it, for an
- * address may carry a token) and nothing of the model: a digest's state shows at most the last 63 bytes of a part. If it is
- * lost, the transfer begins anew and nothing else is lost. A lock beside it keeps two commands from adding one model. */
+ * After each part that the region has durably, a small file is replaced: which upload, how many parts, and the digests
+ * up to there. The same command, given again, goes on from that. The file holds no key, no address (only a digest of
+ * it, for an address may carry a token) and nothing of the model: a digest's state shows at most the last 63 bytes of a
+ * part. If it is lost, the transfer begins anew and nothing else is lost. A lock beside it keeps two commands from
+ * adding one model. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,8 +18,8 @@
 #include "cli/model.h"
 #include "io/files.h"
 
-#define VERSION     1
-#define RESUME_MAX  4096u
+#define VERSION    1
+#define RESUME_MAX 4096u
 
 static void put_state(struct nef_buf *out, const char *name, const struct nef_sha256 *state)
 {
@@ -38,8 +39,9 @@ nef_err nef_model_resume_encode(const struct nef_model_resume *state, struct nef
     json_decref(upload);
     if (text == NULL)
         return NEF_E_NOMEM;
-    nef_buf_printf(out, "{\"version\": %d, \"upload\": %s, \"part_bytes\": %llu, \"parts\": %u, \"identity\": \"%s\", "
-                        "\"file_index\": %lld, ",
+    nef_buf_printf(out,
+                   "{\"version\": %d, \"upload\": %s, \"part_bytes\": %llu, \"parts\": %u, \"identity\": \"%s\", "
+                   "\"file_index\": %lld, ",
                    VERSION, text, (unsigned long long)state->part_bytes, state->parts, state->identity,
                    state->digests.file_index == UINT32_MAX ? -1ll : (long long)state->digests.file_index);
     put_state(out, "object", &state->digests.object);

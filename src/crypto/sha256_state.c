@@ -1,5 +1,5 @@
-/* SHA-256 whose state can be kept in a file and taken up again; see crypto.h. OpenSSL's EVP interface hides the state, so
- * this uses the older one, which is the same code underneath. Only for digests of what is being transferred. */
+/* SHA-256 whose state can be kept in a file and taken up again; see crypto.h. OpenSSL's EVP interface hides the state,
+ * so this uses the older one, which is the same code underneath. Only for digests of what is being transferred. */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/sha.h>
 #include <string.h>

@@ -1,8 +1,9 @@
 /* The watch: which models the region has; see models.h.
  *
- * Nobody tells the watch that the bucket has changed. It looks several times a second whether anything was applied at all,
- * which costs an addition, and only then lists the bucket, which is one short look-up a cell. Reads go through the gate like
- * any client's (R4, R5): what a zone lists, the region had at that moment. A zone that may not read keeps what it knew.
+ * Nobody tells the watch that the bucket has changed. It looks several times a second whether anything was applied at
+ * all, which costs an addition, and only then lists the bucket, which is one short look-up a cell. Reads go through the
+ * gate like any client's (R4, R5): what a zone lists, the region had at that moment. A zone that may not read keeps
+ * what it knew.
  *
  * Threads: the watch's own. The list is replaced under `lock`; callers get copies. */
 #include "gateway/models.h"
@@ -99,8 +100,8 @@ static nef_err describe(struct nef_models *m, const struct nef_bucket *bucket, c
 
 static nef_err read_bucket(struct nef_models *m, struct nef_models_snapshot *out)
 {
-    const struct nef_list_query query = {.prefix = {"", 0}, .delimiter = {"", 0}, .after = {"", 0},
-                                         .max = NEF_MODELS_MAX};
+    const struct nef_list_query query = {
+        .prefix = {"", 0}, .delimiter = {"", 0}, .after = {"", 0}, .max = NEF_MODELS_MAX};
     struct nef_store *store = nef_runtime_store(m->rt);
     struct nef_models_snapshot snapshot = {NULL, 0};
     struct nef_read read = {0};

@@ -67,8 +67,9 @@ NEF_MUST_CHECK nef_err nef_models_find(struct nef_models *models, const char *na
 #define NEF_MODELS_WHY_MAX 256u
 /* Decrypt INFO's model into a memfd: sealed against every change (F_SEAL_WRITE, SHRINK, GROW, SEAL), close-on-exec,
  * offset 0. It costs as much memory as the model has bytes, and is refused where there aren't twice as many free, for
- * the engine packs its weights beside it and nothing may bring the zone's process into danger. Blocking, at the log's reading speed: from a thread of the
- * caller's. cancel: set it to true from anywhere to end it within a block (may be NULL).
+ * the engine packs its weights beside it and nothing may bring the zone's process into danger. Blocking, at the log's
+ * reading speed: from a thread of the caller's. cancel: set it to true from anywhere to end it within a block (may be
+ * NULL).
  *
  * out_why   NEF_MODELS_WHY_MAX bytes: for the operator's log; names the model, holds nothing of its content.
  * Errors    NEF_E_NOT_FOUND: it isn't there any more, or its content was replaced: look at the list again.

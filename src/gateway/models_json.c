@@ -4,7 +4,8 @@
 
 void nef_models_json(const struct nef_model_info *info, struct nef_buf *out)
 {
-    nef_buf_printf(out, "{\"id\":\"%s\",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"nef\",\"meta\":{\"size\":%llu",
+    nef_buf_printf(out,
+                   "{\"id\":\"%s\",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"nef\",\"meta\":{\"size\":%llu",
                    info->name, (unsigned long long)(info->created_ms / 1000), (unsigned long long)info->bytes);
     if (info->has_sha256) {
         char hex[65];

@@ -3,13 +3,14 @@
  *   gate -> look-up, the same content as listed? -> [block: read, repair if damaged, hash, write] ... -> digests
  *        -> GGUF parsed -> seals -> descriptor
  *
- * Plaintext is in the memfd and in one block of this function, which is wiped. A memfd is memory of the kernel's and never a
- * file; it could be swapped out, as any process's memory can: docs/gateway.md says what an operator does about that.
+ * Plaintext is in the memfd and in one block of this function, which is wiped. A memfd is memory of the kernel's and
+ * never a file; it could be swapped out, as any process's memory can: docs/gateway.md says what an operator does about
+ * that.
  *
  * Two digests are checked if they are recorded: the SHA-256 of the whole model (user metadata, known when the source
- * published it or it could be read twice), and the SHA-256 of each part, which `nef model add` always sends and the zone that took the
- * part has compared. Both are of plaintext, end to end from the command that added the model; what lies between is
- * authenticated in any case (AES-GCM of each piece). */
+ * published it or it could be read twice), and the SHA-256 of each part, which `nef model add` always sends and the
+ * zone that took the part has compared. Both are of plaintext, end to end from the command that added the model; what
+ * lies between is authenticated in any case (AES-GCM of each piece). */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -98,7 +99,8 @@ static nef_err check_memory(struct opening *o)
 
 static bool has_part_digests(const struct opening *o)
 {
-    return o->object->multipart && o->object->part_count > 0 && o->object->parts[0].checksum.kind == NEF_CHECKSUM_SHA256;
+    return o->object->multipart && o->object->part_count > 0 &&
+           o->object->parts[0].checksum.kind == NEF_CHECKSUM_SHA256;
 }
 
 static nef_err begin_digests(struct opening *o)

@@ -18,10 +18,10 @@ struct nef_fetcher {
 /* One exchange. */
 struct exchange {
     const struct nef_fetch *fetch;
-    long status;       /* of the answer that is coming */
-    uint32_t answers;  /* status lines so far, without 1xx */
+    long status;      /* of the answer that is coming */
+    uint32_t answers; /* status lines so far, without 1xx */
     bool stopped;
-    size_t sent;       /* of the body */
+    size_t sent; /* of the body */
 };
 
 nef_err nef_fetcher_new(struct nef_fetcher **out_fetcher)

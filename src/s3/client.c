@@ -118,7 +118,8 @@ nef_err nef_s3_client_sign(const struct nef_s3_client_request *request, struct n
     nef_hmac_sha256(key.bytes, sizeof(key.bytes), to_sign.data, to_sign.bytes, auth.signature);
     nef_wipe(&key, sizeof(key));
     nef_hex(auth.signature, sizeof(auth.signature), hex);
-    nef_buf_printf(out_authorization, "AWS4-HMAC-SHA256 Credential=%s/%s/%s/s3/aws4_request, SignedHeaders=%s, Signature=%s",
+    nef_buf_printf(out_authorization,
+                   "AWS4-HMAC-SHA256 Credential=%s/%s/%s/s3/aws4_request, SignedHeaders=%s, Signature=%s",
                    auth.access_key, auth.date, auth.region, auth.signed_headers, hex);
     err = nef_buf_end(out_authorization);
     if (err == NEF_OK)

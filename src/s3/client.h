@@ -1,5 +1,6 @@
 /* The client's side of S3 over bytes: requests signed, answers read. PURE; what speaks to a listener with it is
- * cli/model_region.c. Only what that needs; answers are read as from a stranger: bounded, and without document types. */
+ * cli/model_region.c. Only what that needs; answers are read as from a stranger: bounded, and without document
+ * types. */
 #ifndef NEF_S3_CLIENT_H
 #define NEF_S3_CLIENT_H
 
@@ -21,17 +22,18 @@ void nef_s3_client_value(struct nef_buf *out, const char *value);
 struct nef_s3_client_request {
     const char *access_key, *secret_key, *region;
     const char *method;
-    const char *target; /* path and query, escaped; parameters without a value end in '=' */
-    const char *host;   /* as in the Host header */
-    const struct nef_http_field *headers; /* all are signed; lower-case names. host and the three that signing adds not among them */
+    const char *target;                   /* path and query, escaped; parameters without a value end in '=' */
+    const char *host;                     /* as in the Host header */
+    const struct nef_http_field *headers; /* all are signed;
+        lower-case names. host and the three that signing adds not among them */
     size_t header_count;
     const char *payload; /* 64 hex digits of the body's SHA-256, or UNSIGNED-PAYLOAD */
     int64_t now_s;       /* Unix time */
 };
 /* out_authorization: the header's value. out_date: x-amz-date. Also to be sent: x-amz-content-sha256: payload.
  * NEF_E_INVALID: a secret, a name or a value too long for a signature. NEF_E_NOMEM. */
-NEF_MUST_CHECK nef_err nef_s3_client_sign(const struct nef_s3_client_request *request, struct nef_buf *out_authorization,
-                                          char out_date[17]);
+NEF_MUST_CHECK nef_err nef_s3_client_sign(const struct nef_s3_client_request *request,
+                                          struct nef_buf *out_authorization, char out_date[17]);
 
 /* ---- answers ---- */
 

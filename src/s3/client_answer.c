@@ -10,7 +10,7 @@
 
 #define ANSWER_MAX  NEF_XML_BODY_MAX
 #define DEPTH_MAX   8u
-#define ELEMENT_MAX   48u
+#define ELEMENT_MAX 48u
 #define TEXT_MAX    4096u /* a key of 1,024 bytes, escaped for URLs */
 #define SEPARATOR   '|'
 
@@ -294,15 +294,17 @@ static nef_err read_list(struct reader *r, const void *body, size_t bytes, struc
 
 nef_err nef_s3_answer_parts(const void *body, size_t bytes, struct nef_s3_answer_list *out)
 {
-    struct reader r = {.root = "ListPartsResult", .row = "Part", .take = take_part,
-                       .item_bytes = sizeof(struct nef_s3_answer_part)};
+    struct reader r = {
+        .root = "ListPartsResult", .row = "Part", .take = take_part, .item_bytes = sizeof(struct nef_s3_answer_part)};
 
     return read_list(&r, body, bytes, out);
 }
 
 nef_err nef_s3_answer_objects(const void *body, size_t bytes, struct nef_s3_answer_list *out)
 {
-    struct reader r = {.root = "ListBucketResult", .row = "Contents", .take = take_object,
+    struct reader r = {.root = "ListBucketResult",
+                       .row = "Contents",
+                       .take = take_object,
                        .item_bytes = sizeof(struct nef_s3_answer_object)};
 
     return read_list(&r, body, bytes, out);
@@ -310,7 +312,9 @@ nef_err nef_s3_answer_objects(const void *body, size_t bytes, struct nef_s3_answ
 
 nef_err nef_s3_answer_uploads(const void *body, size_t bytes, struct nef_s3_answer_list *out)
 {
-    struct reader r = {.root = "ListMultipartUploadsResult", .row = "Upload", .take = take_upload,
+    struct reader r = {.root = "ListMultipartUploadsResult",
+                       .row = "Upload",
+                       .take = take_upload,
                        .item_bytes = sizeof(struct nef_s3_answer_upload)};
 
     return read_list(&r, body, bytes, out);

@@ -1,6 +1,6 @@
 /* Fuzz target of src/infer/gguf: a file parsed, whole and by its head, joined, then everything read of it that a loader
- * of models reads. What parsed must keep its promises: pointers inside the bytes, names in order and found again, arrays
- * that end where they say. */
+ * of models reads. What parsed must keep its promises: pointers inside the bytes, names in order and found again,
+ * arrays that end where they say. */
 #include <stdlib.h>
 #include <string.h>
 #include "base/assert.h"
@@ -117,7 +117,8 @@ static void check_head(const struct nef_gguf *whole, const uint8_t *data, size_t
     }
     if (nef_gguf_join(&whole, &total, 1, error, &header, runs) == NEF_OK) {
         NEF_ASSERT(runs[0].bytes == 0 || runs[0].offset + runs[0].bytes == size);
-        NEF_ASSERT(nef_gguf_parse_head(header.data, header.bytes, header.bytes + runs[0].bytes, error, &head) == NEF_OK);
+        NEF_ASSERT(nef_gguf_parse_head(header.data, header.bytes, header.bytes + runs[0].bytes, error,
+                                       &head) == NEF_OK);
         NEF_ASSERT(head->tensor_count == whole->tensor_count && head->data_start == header.bytes);
         nef_gguf_free(head);
     }

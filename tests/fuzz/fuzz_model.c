@@ -1,4 +1,5 @@
-/* Fuzz target of what `nef model` reads of strangers and of its own past: headers of answers, names of files, the resume file.
+/* Fuzz target of what `nef model` reads of strangers and of its own past: headers of answers, names of files, the
+ * resume file.
  * What is taken must be within its bounds, and what was taken of a resume file must be written and read back alike. */
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,8 @@ static void check_resume(const uint8_t *data, size_t size)
     a = (struct nef_model_resume){.lock = -1};
     if (nef_model_resume_decode(data, size, &a) != NEF_OK)
         return;
-    NEF_ASSERT(a.parts <= NEF_PART_COUNT_MAX && a.part_bytes >= NEF_PART_BYTES_MIN && a.part_bytes <= NEF_PUT_BYTES_MAX);
+    NEF_ASSERT(a.parts <= NEF_PART_COUNT_MAX && a.part_bytes >= NEF_PART_BYTES_MIN &&
+               a.part_bytes <= NEF_PUT_BYTES_MAX);
     NEF_ASSERT(a.digests.file_index == UINT32_MAX || a.digests.file_index < NEF_MODEL_FILES_MAX);
     if (nef_model_resume_encode(&a, &text) == NEF_OK) {
         b = (struct nef_model_resume){.lock = -1};

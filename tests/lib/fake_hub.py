@@ -1,7 +1,8 @@
 """A place that gives models away over https, as Hugging Face does, and in every way that such places misbehave.
 
 Two listeners with certificates of a CA made here: the hub, whose /NAME answers 302 to the store with x-linked-etag and
-x-linked-size, and the store, which answers Range, If-Range and ETag. /plain/NAME of the hub is the file without a redirect.
+x-linked-size, and the store, which answers Range, If-Range and ETag. /plain/NAME of the hub is the file without a
+redirect.
 
     hub = FakeHub(directory)            hub.files["m.gguf"] = data
     hub.url("m.gguf")                   hub.ca, hub.requests, hub.sent
@@ -147,8 +148,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def body(self, data):
-        """lie: "start" (another range than asked for), "total" (another length from the second request on), "long" (more
-        bytes than the range has), "short" (announces more than there is, always), "gzip", "endless" (no length)."""
+        """lie: "start" (another range than asked for), "total" (another length from the second request on), "long"
+        (more bytes than the range has), "short" (announces more than there is, always), "gzip", "endless"
+        (no length)."""
         hub, lie = self.hub, self.hub.lie
         etag = (hub.etag_of(data) if hub.etag_of else
                 '"%s"' % (hashlib.sha256(data) if self.path.startswith("/plain/") else hashlib.md5(data)).hexdigest())

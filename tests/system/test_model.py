@@ -1,5 +1,5 @@
-"""nef model: models into a region, from files, from its own objects and from afar; interrupted, lied to, and while a zone
-dies. What is in the region in the end is compared byte by byte through S3."""
+"""nef model: models into a region, from files, from its own objects and from afar; interrupted, lied to, and while a
+zone dies. What is in the region in the end is compared byte by byte through S3."""
 import hashlib
 import json
 import os
@@ -139,8 +139,8 @@ def test_a_file_is_listed_read_and_removed(own, small):
 
 
 def test_wrong_usage_and_what_is_no_model(own, tmp_path, small):
-    for args in (["add"], ["add", "x"], ["add", "../x", "f"], ["add", "-x", "f"], ["add", "a//b", "f"], ["rm"], ["sail"],
-                 ["list", "x"], ["add", "a" * 121, "f"]):
+    for args in (["add"], ["add", "x"], ["add", "../x", "f"], ["add", "-x", "f"], ["add", "a//b", "f"], ["rm"],
+                 ["sail"], ["list", "x"], ["add", "a" * 121, "f"]):
         assert model(own, *args, check=False).returncode in (1, 2), args
     assert subprocess.run([NEF, "model", "list"], capture_output=True).returncode == 2
     cases = {"empty": (b"", "empty"), "text": (b"hello" * 100, "no GGUF"), "cut": (small[:100000], "beyond the end"),
@@ -157,6 +157,28 @@ def test_wrong_usage_and_what_is_no_model(own, tmp_path, small):
     r = model(own, "add", "x", os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"), "--sha256", "0" * 64, check=False)
     assert r.returncode == 1 and sha(small) in r.stderr
     nothing_left(own)
+
+
+def test_by_the_front_and_keys_of_the_environment(own, small, tmp_path):
+    """As where no directory of nef up is at hand: an endpoint, keys from the environment, and state in the user's home."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("AWS_") and not k.lower().endswith("_proxy")}
+    env["XDG_STATE_HOME"] = str(tmp_path / "state")
+    path = os.path.join(MODELS, "qwen3-nano-Q8_0.gguf")
+
+    def run(*args, **more):
+        return subprocess.run([NEF, "model", *args, "--endpoint", own.endpoint + "/"], capture_output=True, text=True,
+                              timeout=60, env={**env, **more})
+    r = run("list")
+    assert r.returncode == 2 and "AWS_ACCESS_KEY_ID" in r.stderr and "--region" in r.stderr
+    keys = {"AWS_ACCESS_KEY_ID": own.json["access_key"], "AWS_SECRET_ACCESS_KEY": own.json["secret_key"],
+            "AWS_DEFAULT_REGION": own.json["region"]}
+    r = run("add", "m", path, **keys)
+    assert r.returncode == 0 and sha(small) in r.stdout, r.stderr
+    assert stored(own, "m")[0] == small
+    assert os.path.isdir(tmp_path / "state" / "nef")
+    r = run("list", **{**keys, "AWS_SECRET_ACCESS_KEY": "wrong" * 8})
+    assert r.returncode == 1 and "SignatureDoesNotMatch" in r.stderr and "wrong" not in r.stderr
+    assert run("rm", "m", **keys).returncode == 0
 
 
 def test_split_files_become_one_model(own, hub, tmp_path):

@@ -1,5 +1,5 @@
-"""A model from `nef model add` to answers in both zones: the same list in both, nothing of it readable on any disk, gone when it
-is removed, new when it is replaced, there again after a zone's return."""
+"""A model from `nef model add` to answers in both zones: the same list in both, nothing of it readable on any disk,
+gone when it is removed, new when it is replaced, there again after a zone's return."""
 import json
 import os
 import subprocess

@@ -1,8 +1,8 @@
 /* Joining split files; see join.h.
  *
- * Offsets: file i's data lie at base(i) of the joined data, base(i) being the sum of the data before it, each rounded up
- * to the alignment. A tensor's new offset is base(i) + its old one, so no data moves inside its file. The alignment must
- * be the same in all files: then a multiple of it stays one. Names must be unique across files, as nef_gguf_parse
+ * Offsets: file i's data lie at base(i) of the joined data, base(i) being the sum of the data before it, each rounded
+ * up to the alignment. A tensor's new offset is base(i) + its old one, so no data moves inside its file. The alignment
+ * must be the same in all files: then a multiple of it stays one. Names must be unique across files, as nef_gguf_parse
  * demands of one file. */
 #include "infer/gguf/join.h"
 #include <stdarg.h>

@@ -15,14 +15,15 @@
 
 /* A run of the joined file's bytes. */
 struct nef_gguf_run {
-    bool padding;        /* zeros; file and offset aren't used */
+    bool padding; /* zeros; file and offset aren't used */
     uint32_t file;
-    uint64_t offset;     /* in that file */
+    uint64_t offset; /* in that file */
     uint64_t bytes;
 };
 
 /* FILES[i] is the head of file i, which has TOTALS[i] bytes. out_header: the joined file's beginning, up to where its
- * data begins (its max, if not 0, is kept to). out_runs: what follows, in order: 2 * COUNT runs, of which some may be empty.
+ * data begins (its max, if not 0, is kept to). out_runs: what follows, in order: 2 * COUNT runs, of which some may be
+ * empty.
  * Errors: NEF_E_INVALID: they are not the parts of one model in this order, or don't fit together; out_error
  * (NEF_GGUF_ERROR_MAX) says how. NEF_E_LIMIT, NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_gguf_join(const struct nef_gguf *const *files, const uint64_t *totals, uint32_t count,

@@ -6,9 +6,21 @@
 
 static void content_ranges(void **state)
 {
-    static const char *const bad[] = {"", "bytes", "bytes 0-1", "bytes 0-1/", "bytes 5-4/10", "bytes 0-10/10", "bytes -1/10",
-                                      "bytes 0-1/10 ", "bytes 0-1/1x", "items 0-1/10", "bytes */10", "bytes 0-/10",
-                                      "bytes 99999999999999999999-1/2", "bytes 0-1/99999999999999999999", "bytes  0-1/10"};
+    static const char *const bad[] = {"",
+                                      "bytes",
+                                      "bytes 0-1",
+                                      "bytes 0-1/",
+                                      "bytes 5-4/10",
+                                      "bytes 0-10/10",
+                                      "bytes -1/10",
+                                      "bytes 0-1/10 ",
+                                      "bytes 0-1/1x",
+                                      "items 0-1/10",
+                                      "bytes */10",
+                                      "bytes 0-/10",
+                                      "bytes 99999999999999999999-1/2",
+                                      "bytes 0-1/99999999999999999999",
+                                      "bytes  0-1/10"};
     uint64_t first = 1, last = 2, total = 3;
 
     (void)state;
@@ -25,8 +37,8 @@ static void content_ranges(void **state)
 
 static void etags(void **state)
 {
-    static const char *const bad[] = {"", "\"", "\"\"", "abc", "W/\"abc\"", "\"a\"b\"", "\"a b\"", "\"a\x01\"", "\"\xc3\xa9\"",
-                                      "\"123456789\""};
+    static const char *const bad[] = {"",         "\"",      "\"\"",      "abc",          "W/\"abc\"",
+                                      "\"a\"b\"", "\"a b\"", "\"a\x01\"", "\"\xc3\xa9\"", "\"123456789\""};
     char out[9] = "before";
 
     (void)state;

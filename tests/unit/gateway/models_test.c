@@ -1,5 +1,6 @@
-/* A zone's models over a real store: the list follows the index, and what comes out of nef_models_open is what was put in, or
- * nothing. The runtime's part, four functions, is played here: whether reads are allowed, and repair from the peer. */
+/* A zone's models over a real store: the list follows the index, and what comes out of nef_models_open is what was put
+ * in, or nothing. The runtime's part, four functions, is played here: whether reads are allowed, and repair from the
+ * peer. */
 #include "../store/store_fixture.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -109,7 +110,8 @@ static void propose(struct nef_op *op, uint32_t cell, const uint8_t *dek)
 }
 
 /* Pieces of one stream. */
-static void put_pieces(uint32_t cell, const struct nef_id *stream, const uint8_t dek[32], const uint8_t *data, size_t bytes)
+static void put_pieces(uint32_t cell, const struct nef_id *stream, const uint8_t dek[32], const uint8_t *data,
+                       size_t bytes)
 {
     uint32_t pieces = (uint32_t)((bytes + NEF_PIECE_BYTES - 1) / NEF_PIECE_BYTES);
 
@@ -176,7 +178,8 @@ static void put_parts(const char *key, const struct nef_buf *data, size_t part, 
     create.u.upload_create.key = name;
     create.u.upload_create.owner = (struct nef_text){"root", 4};
     create.u.upload_create.attrs = (struct nef_attrs){attrs.data, (uint32_t)attrs.bytes};
-    create.u.upload_create.checksum = (struct nef_checksum){.kind = NEF_CHECKSUM_SHA256, .scope = NEF_CHECKSUM_COMPOSITE};
+    create.u.upload_create.checksum =
+        (struct nef_checksum){.kind = NEF_CHECKSUM_SHA256, .scope = NEF_CHECKSUM_COMPOSITE};
     propose(&create, cell, dek);
     for (size_t at = 0; at < data->bytes; at += part) {
         size_t bytes = NEF_MIN(part, data->bytes - at);
@@ -192,7 +195,8 @@ static void put_parts(const char *key, const struct nef_buf *data, size_t part, 
         p->part = ++count;
         p->size = bytes;
         nef_hash_of(NEF_HASH_MD5, data->data + at, bytes, p->md5);
-        p->checksum = (struct nef_checksum){.kind = NEF_CHECKSUM_SHA256, .scope = NEF_CHECKSUM_FULL_OBJECT, .bytes = 32};
+        p->checksum =
+            (struct nef_checksum){.kind = NEF_CHECKSUM_SHA256, .scope = NEF_CHECKSUM_FULL_OBJECT, .bytes = 32};
         nef_hash_of(NEF_HASH_SHA256, data->data + at, bytes, p->checksum.value);
         if (count == wrong)
             p->checksum.value[31] ^= 1;

@@ -1,5 +1,5 @@
-/* The client's side: what it signs passes the server's own check and Amazon's published example; answers that our writer
- * makes are read back, and others are refused. */
+/* The client's side: what it signs passes the server's own check and Amazon's published example; answers that our
+ * writer makes are read back, and others are refused. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,9 +22,16 @@ static void signs_as_amazon_shows(void **state)
 {
     const struct nef_http_field range[] = {{"range", "bytes=0-9"}};
     const struct nef_s3_client_request request = {
-        .access_key = "AKIAIOSFODNN7EXAMPLE", .secret_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-        .region = "us-east-1", .method = "GET", .target = "/test.txt", .host = "examplebucket.s3.amazonaws.com",
-        .headers = range, .header_count = 1, .payload = EMPTY, .now_s = 1369353600,
+        .access_key = "AKIAIOSFODNN7EXAMPLE",
+        .secret_key = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+        .region = "us-east-1",
+        .method = "GET",
+        .target = "/test.txt",
+        .host = "examplebucket.s3.amazonaws.com",
+        .headers = range,
+        .header_count = 1,
+        .payload = EMPTY,
+        .now_s = 1369353600,
     };
     struct nef_buf out = {0};
     char date[17];
@@ -44,8 +51,15 @@ static void server_accepts_what_client_signs(void **state)
     struct nef_buf target = {0}, authorization = {0};
     const struct nef_http_field more[] = {{"x-amz-meta-source", "a  b"}, {"if-match", "\"x\""}};
     struct nef_s3_client_request request = {
-        .access_key = "KEY", .secret_key = "secret", .region = "eu-paris", .method = "PUT", .host = "127.0.0.1:9000",
-        .headers = more, .header_count = 2, .payload = "UNSIGNED-PAYLOAD", .now_s = 1700000000,
+        .access_key = "KEY",
+        .secret_key = "secret",
+        .region = "eu-paris",
+        .method = "PUT",
+        .host = "127.0.0.1:9000",
+        .headers = more,
+        .header_count = 2,
+        .payload = "UNSIGNED-PAYLOAD",
+        .now_s = 1700000000,
     };
     struct nef_s3_error why;
     struct nef_sigv4_key key;
@@ -62,8 +76,11 @@ static void server_accepts_what_client_signs(void **state)
     assert_int_equal(nef_s3_client_sign(&request, &authorization, date), NEF_OK);
     {
         const struct nef_http_field fields[] = {
-            {"Host", "127.0.0.1:9000"}, {"x-amz-meta-source", "a  b"}, {"If-Match", "\"x\""},
-            {"X-Amz-Date", date}, {"x-amz-content-sha256", "UNSIGNED-PAYLOAD"},
+            {"Host", "127.0.0.1:9000"},
+            {"x-amz-meta-source", "a  b"},
+            {"If-Match", "\"x\""},
+            {"X-Amz-Date", date},
+            {"x-amz-content-sha256", "UNSIGNED-PAYLOAD"},
             {"Authorization", nef_buf_cstr(&authorization)},
         };
         struct nef_s3_http http = {"PUT", request.target, fields, 6};
@@ -80,11 +97,12 @@ static void server_accepts_what_client_signs(void **state)
 
 static void reads_what_the_server_writes(void **state)
 {
-    const struct nef_s3_xml_part parts[] = {{.number = 1, .bytes = 5, .etag = "aa"}, {.number = 7, .bytes = 1, .etag = "b"}};
+    const struct nef_s3_xml_part parts[] = {{.number = 1, .bytes = 5, .etag = "aa"},
+                                            {.number = 7, .bytes = 1, .etag = "b"}};
     const struct nef_s3_xml_object objects[] = {
         {.object_key = "a&b", .object_key_bytes = 3, .bytes = 12, .etag = "cc-1", .modified_ms = 1700000000000}};
-    const struct nef_s3_xml_upload uploads[] = {
-        {.object_key = "m", .object_key_bytes = 1, .upload_id = "id1"}, {.object_key = "n", .object_key_bytes = 1, .upload_id = "id2"}};
+    const struct nef_s3_xml_upload uploads[] = {{.object_key = "m", .object_key_bytes = 1, .upload_id = "id1"},
+                                                {.object_key = "n", .object_key_bytes = 1, .upload_id = "id2"}};
     const struct nef_s3_owner owner = {.id = "o", .display_name = "o"};
     struct nef_s3_answer_list list;
     struct nef_buf b = {0};
@@ -95,9 +113,16 @@ static void reads_what_the_server_writes(void **state)
     assert_int_equal(nef_s3_answer_upload_id(b.data, b.bytes, id), NEF_OK);
     assert_string_equal(id, "upload-1");
     nef_buf_reset(&b);
-    nef_s3_xml_list_parts(&b, &(struct nef_s3_xml_parts){.bucket = "nef-models", .object_key = "m", .object_key_bytes = 1,
-                                                         .upload_id = "u", .next_marker = 7, .max = 2, .truncated = true,
-                                                         .owner = &owner, .parts = parts, .part_count = 2});
+    nef_s3_xml_list_parts(&b, &(struct nef_s3_xml_parts){.bucket = "nef-models",
+                                                         .object_key = "m",
+                                                         .object_key_bytes = 1,
+                                                         .upload_id = "u",
+                                                         .next_marker = 7,
+                                                         .max = 2,
+                                                         .truncated = true,
+                                                         .owner = &owner,
+                                                         .parts = parts,
+                                                         .part_count = 2});
     assert_int_equal(nef_s3_answer_parts(b.data, b.bytes, &list), NEF_OK);
     assert_int_equal(list.count, 2);
     assert_int_equal(((struct nef_s3_answer_part *)list.items)[1].number, 7);
@@ -106,9 +131,13 @@ static void reads_what_the_server_writes(void **state)
     assert_string_equal(list.next, "7");
     free(list.items);
     nef_buf_reset(&b);
-    nef_s3_xml_list_objects_v2(&b, &(struct nef_s3_xml_listing){.bucket = "nef-models", .prefix = "", .max = 1,
-                                                                .truncated = true, .objects = objects,
-                                                                .object_count = 1, .next_continuation_token = "t/1"});
+    nef_s3_xml_list_objects_v2(&b, &(struct nef_s3_xml_listing){.bucket = "nef-models",
+                                                                .prefix = "",
+                                                                .max = 1,
+                                                                .truncated = true,
+                                                                .objects = objects,
+                                                                .object_count = 1,
+                                                                .next_continuation_token = "t/1"});
     assert_int_equal(nef_s3_answer_objects(b.data, b.bytes, &list), NEF_OK);
     assert_int_equal(list.count, 1);
     assert_string_equal(((struct nef_s3_answer_object *)list.items)[0].key, "a&b");
@@ -117,8 +146,9 @@ static void reads_what_the_server_writes(void **state)
     assert_string_equal(list.next, "t/1");
     free(list.items);
     nef_buf_reset(&b);
-    nef_s3_xml_list_uploads(&b, &(struct nef_s3_xml_uploads){.bucket = "nef-models", .max = 10, .owner = &owner,
-                                                             .uploads = uploads, .upload_count = 2});
+    nef_s3_xml_list_uploads(
+        &b, &(struct nef_s3_xml_uploads){
+                .bucket = "nef-models", .max = 10, .owner = &owner, .uploads = uploads, .upload_count = 2});
     assert_int_equal(nef_s3_answer_uploads(b.data, b.bytes, &list), NEF_OK);
     assert_int_equal(list.count, 2);
     assert_string_equal(((struct nef_s3_answer_upload *)list.items)[1].key, "n");
@@ -131,13 +161,18 @@ static void reads_what_the_server_writes(void **state)
 static void refuses_what_is_no_answer(void **state)
 {
     static const char *const bad[] = {
-        "", "x", "<ListPartsResult>", "<Other/>", "<ListPartsResult><Part><PartNumber>0</PartNumber></Part></ListPartsResult>",
+        "",
+        "x",
+        "<ListPartsResult>",
+        "<Other/>",
+        "<ListPartsResult><Part><PartNumber>0</PartNumber></Part></ListPartsResult>",
         "<ListPartsResult><Part><PartNumber>10001</PartNumber></Part></ListPartsResult>",
         "<ListPartsResult><Part><Size>-1</Size></Part></ListPartsResult>",
         "<ListPartsResult><Part><Size>99999999999999999999</Size></Part></ListPartsResult>",
         "<!DOCTYPE a [<!ENTITY b 'c'>]><ListPartsResult/>",
         "<ListPartsResult><a><a><a><a><a><a><a><a/></a></a></a></a></a></a></a></ListPartsResult>",
-        "<ListPartsResult><Part><ETag>0123456789012345678901234567890123456789012345678901234567890</ETag></Part></ListPartsResult>",
+        "<ListPartsResult><Part><ETag>0123456789012345678901234567890123456789012345678901234567890</ETag></Part></"
+        "ListPartsResult>",
     };
     struct nef_s3_answer_error error;
     struct nef_s3_answer_list list = {.count = 77};

@@ -50,9 +50,9 @@ static void open_parts(struct part parts[PARTS])
         assert_int_equal(nef_gguf_parse(parts[i].data, parts[i].bytes, error, &whole), NEF_OK);
         /* exactly the head: a sanitizer sees what reads beyond it */
         parts[i].data = realloc(parts[i].data, parts[i].bytes);
-        assert_int_equal(nef_gguf_parse_head(parts[i].data, nef_gguf_header_bytes(whole), parts[i].bytes, error,
-                                             &parts[i].head),
-                         NEF_OK);
+        assert_int_equal(
+            nef_gguf_parse_head(parts[i].data, nef_gguf_header_bytes(whole), parts[i].bytes, error, &parts[i].head),
+            NEF_OK);
         nef_gguf_free(whole);
     }
 }
