@@ -1,4 +1,4 @@
-/* `nef chat`: a conversation in the terminal, with the model in this process.
+/* `nef chat`: a conversation in the terminal, with the model in this process or with a region's (chat_region.h).
  *
  * The main thread reads lines, and while an answer is made it prints what the engine's thread has put into the answer
  * (infer/api/answer.h), through the chat parser: what the model thinks is shown dimmed. Control characters of an answer
@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include "base/limits.h"
 #include "base/trace.h"
+#include "cli/chat_region.h"
 #include "cli/cli.h"
 #include "cli/infer_setup.h"
 #include "crypto/crypto.h"
@@ -33,7 +34,8 @@ struct chat {
     char *system_own;
     bool think, terminal;
     struct nef_sampling sampling;
-    bool seed_said;
+    bool seed_said, temperature_said;
+    struct nef_chat_region *region; /* NULL: the model is here */
     uint64_t prompt_tokens, cached_tokens, answer_tokens;
     /* the answer that is made */
     struct nef_answer answer;
@@ -283,6 +285,60 @@ out:
     return err;
 }
 
+/* ---- a turn with a region ---- */
+
+static void on_region_part(void *context, bool reasoning, const char *text, size_t bytes)
+{
+    on_part(context, reasoning ? NEF_CHAT_REASONING : NEF_CHAT_CONTENT, 0, text, bytes);
+    (void)fflush(stdout);
+}
+
+static void print_region_figures(struct chat *c, const struct nef_chat_region_answer *a, uint64_t start_ns)
+{
+    double decode = a->first_ns == 0 ? 0 : (double)(nef_now_ns() - a->first_ns) / 1e9;
+
+    c->prompt_tokens += a->prompt;
+    c->cached_tokens += a->cached;
+    c->answer_tokens += a->completion;
+    (void)fflush(stdout);
+    if (!c->terminal)
+        return;
+    (void)fprintf(stderr, DIM "[%llu tokens", (unsigned long long)a->completion);
+    if (a->completion > 1 && decode > 0)
+        (void)fprintf(stderr, ", %.1f tok/s", (double)(a->completion - 1) / decode);
+    if (a->first_ns != 0)
+        (void)fprintf(stderr, ", first after %.2f s", (double)(a->first_ns - start_ns) / 1e9);
+    (void)fprintf(stderr, "; prompt %llu, %llu of it known%s]" PLAIN "\n\n", (unsigned long long)a->prompt, (unsigned long long)a->cached,
+                  a->stopped ? "; stopped" : a->cut ? "; the context is full" : "");
+}
+
+static nef_err answer_of_region(struct chat *c)
+{
+    struct nef_chat_region_answer a;
+    uint64_t start = nef_now_ns();
+    json_t *body = json_pack("{s:O}", "messages", c->messages);
+    nef_err err = body == NULL ? NEF_E_NOMEM : NEF_OK;
+
+    if (err == NEF_OK && ((c->temperature_said && json_object_set_new(body, "temperature", json_real((double)c->sampling.temperature)) != 0) ||
+                          (c->seed_said && json_object_set_new(body, "seed", json_integer((json_int_t)(c->sampling.seed & INT64_MAX))) != 0) ||
+                          (!c->think && json_object_set_new(body, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0)) != 0)))
+        err = NEF_E_NOMEM;
+    c->said = false;
+    nef_buf_reset(&c->content);
+    if (err == NEF_OK)
+        err = nef_chat_region_ask(c->region, body, on_region_part, c, &interrupted, &a);
+    json_decref(body);
+    style(c, false);
+    if (c->said)
+        (void)putchar('\n');
+    if (err == NEF_E_UNAVAILABLE)
+        (void)nef_complain("chat", "%s", a.why);
+    if (err != NEF_OK)
+        return err;
+    print_region_figures(c, &a, start);
+    return add_message(c, "assistant", c->content.bytes == 0 ? "" : (const char *)c->content.data, c->content.bytes);
+}
+
 static void turn(struct chat *c, const char *line, size_t bytes)
 {
     size_t before = json_array_size(c->messages);
@@ -290,12 +346,13 @@ static void turn(struct chat *c, const char *line, size_t bytes)
 
     atomic_store(&interrupted, false);
     if (err == NEF_OK)
-        err = answer(c);
+        err = c->region != NULL ? answer_of_region(c) : answer(c);
     if (err == NEF_OK)
         return;
     while (json_array_size(c->messages) > before) /* as if it had not been asked */
         (void)json_array_remove(c->messages, json_array_size(c->messages) - 1);
-    (void)nef_complain("chat", "%s",
+    if (c->region == NULL || err != NEF_E_UNAVAILABLE) /* that was said */
+        (void)nef_complain("chat", "%s",
                        err == NEF_E_LIMIT
                            ? "the conversation doesn't fit into the context any more; /clear begins a new one"
                        : err == NEF_E_INVALID ? "that isn't UTF-8"
@@ -321,6 +378,7 @@ static bool set_temperature(struct chat *c, const char *text)
         return false;
     }
     c->sampling.temperature = (float)value;
+    c->temperature_said = true;
     return true;
 }
 
@@ -379,9 +437,11 @@ static bool command(struct chat *c, char *line)
         else
             (void)set_seed(c, argument);
     } else if (strcmp(line, "/stats") == 0) {
-        printf("prompts %llu tokens (%llu of them known), answers %llu tokens; context %u\n",
-               (unsigned long long)c->prompt_tokens, (unsigned long long)c->cached_tokens,
-               (unsigned long long)c->answer_tokens, c->s.context);
+        printf("prompts %llu tokens (%llu of them known), answers %llu tokens", (unsigned long long)c->prompt_tokens,
+               (unsigned long long)c->cached_tokens, (unsigned long long)c->answer_tokens);
+        if (c->region == NULL)
+            printf("; context %u", c->s.context);
+        (void)putchar('\n');
     } else {
         if (strcmp(line, "/help") != 0)
             (void)nef_complain("chat", "there is no %s", line);
@@ -469,13 +529,28 @@ static int start(struct chat *c)
     return 0;
 }
 
+/* Of a region; SIGINT stops an answer. */
+static int start_region(struct chat *c, const struct nef_chat_region_options *options)
+{
+    struct sigaction action = {.sa_handler = on_interrupt};
+    int status = nef_chat_region_open(options, &c->region);
+
+    if (status == 0)
+        (void)sigaction(SIGINT, &action, NULL);
+    return status;
+}
+
 int nef_cmd_chat(int argc, char **argv)
 {
+    struct nef_chat_region_options region = {.dir = NULL};
     struct chat c = {.options = {.command = "chat", .slots = 1, .waiting_max = 1}, .think = true};
     const char *temperature = NULL, *seed = NULL;
-    bool no_think = false;
+    bool no_think = false, remote;
     const struct nef_option options[] = {
         {.name = "model", .text = &c.options.model},
+        {.name = "dir", .text = &region.dir},
+        {.name = "endpoint", .text = &region.endpoint},
+        {.name = "ca", .text = &region.ca},
         {.name = "system", .text = &c.system},
         {.name = "no-think", .flag = &no_think},
         {.name = "temperature", .text = &temperature},
@@ -491,31 +566,39 @@ int nef_cmd_chat(int argc, char **argv)
 
     if (!nef_options(argc, argv, options, 0, 0, &words))
         return 2;
-    if (c.options.model == NULL) {
-        (void)nef_complain("chat", "say which model: --model FILE.gguf");
+    remote = region.dir != NULL || region.endpoint != NULL;
+    if (c.options.model == NULL && !remote) {
+        (void)nef_complain("chat", "say with whom: --dir DIR of a region, or --model FILE.gguf");
         return 2;
     }
+    region.model = c.options.model;
     nef_trace_setup(2, "chat", NEF_TRACE_WARN);
     c.think = !no_think;
     c.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
     (void)pthread_mutex_init(&c.lock, NULL);
     (void)pthread_cond_init(&c.news, NULL);
     c.messages = json_array();
-    status = c.messages == NULL ? nef_complain("chat", "out of memory") : start(&c);
+    status = c.messages == NULL ? nef_complain("chat", "out of memory")
+             : remote           ? start_region(&c, &region)
+                                : start(&c);
     if (status == 0) {
-        c.sampling = nef_api_sampling_of(c.s.family, nef_model_config(c.s.model)->embedding);
+        if (!remote)
+            c.sampling = nef_api_sampling_of(c.s.family, nef_model_config(c.s.model)->embedding);
         if ((temperature != NULL && !set_temperature(&c, temperature)) || (seed != NULL && !set_seed(&c, seed)))
             status = 2;
         else if (clear(&c) != NEF_OK)
             status = nef_complain("chat", "--system must be UTF-8");
     }
     if (status == 0) {
-        if (c.terminal)
+        if (c.terminal && remote)
+            printf("%s. /help says what there is.\n\n", nef_chat_region_model(c.region));
+        else if (c.terminal)
             printf("%s, context %u, loaded in %.1f s. /help says what there is.\n\n", c.s.alias, c.s.context,
                    (double)c.s.load_ms / 1000);
         talk(&c);
     }
     nef_infer_done(&c.s);
+    nef_chat_region_close(c.region);
     json_decref(c.messages);
     free(c.system_own);
     nef_buf_free(&c.content);

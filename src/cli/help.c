@@ -258,10 +258,12 @@ const struct nef_command nef_commands[] = {
      "  curl -s localhost:8080/v1/chat/completions -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'\n"
      "  nef infer --bench Qwen3-0.6B-Q8_0.gguf\n"},
     {"chat", "talk with a Qwen model in the terminal", nef_cmd_chat,
+     "nef chat --dir DIR | --endpoint URL [--ca FILE] [--model NAME] [--system TEXT] [--no-think] [--temperature T] [--seed N]\n"
      "nef chat --model FILE.gguf [--system TEXT] [--no-think] [--temperature T] [--seed N]\n"
      "         [--threads N] [--ctx N] [--kv-type bf16|f32|i8] [--cache-file FILE]\n"
      "\n"
-     "A conversation in this process: nothing is sent anywhere or kept. Answers stream, with tokens a second at\n"
+     "A conversation with a model of a region (the first one, or --model), or with one in this process, which sends\n"
+     "nothing anywhere. Nothing is kept. --endpoint wants the key, ACCESSKEY:SECRETKEY, in OPENAI_API_KEY. Answers stream, with tokens a second at\n"
      "the end. Ctrl-C stops an answer; what was said of it stays in the conversation. A line that ends with \\\n"
      "goes on in the next. Ctrl-D ends.\n"
      "\n"
@@ -273,6 +275,7 @@ const struct nef_command nef_commands[] = {
      "  /stats             tokens so far\n"
      "  /help, /quit\n"
      "\n"
+     "  nef chat --dir ./run\n"
      "  nef chat --model Qwen3-0.6B-Q8_0.gguf\n"},
     {"help", "this text, or all about one command", nef_cmd_help,
      "nef help [COMMAND]\n"},

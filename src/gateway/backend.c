@@ -438,7 +438,7 @@ static void look_for_hung(struct backend *b, uint64_t now)
 {
     if (b->kind != BACKEND_ENGINE || b->healthy || b->answered_pid == 0 || b->gone)
         return;
-    if (now - b->answered_ns <= b->g->ai->engine.hung_ns)
+    if (now < b->answered_ns + b->g->ai->engine.hung_ns)
         return;
     if (engine_pid(b) == b->answered_pid) {
         nef_trace(NEF_TRACE_ERROR, "ai_engine_hung", "s:model", b->model, "u:pid", (uint64_t)b->answered_pid, NULL);
@@ -456,15 +456,15 @@ void backends_tick(struct nef_gateway *g, uint64_t now)
     for (struct backend *b = g->backends; b != NULL; b = b->next) {
         if (b->peer != NULL || b->gone)
             continue;
-        if (b->probe == NULL && (b->probe_ns == 0 || now - b->probe_ns >= every))
+        if (b->probe == NULL && (b->probe_ns == 0 || now >= b->probe_ns + every))
             probe(b, now, false);
         else if (b->probe == NULL && b->healthy && !b->models_fixed &&
-                 (b->models_ns == 0 || now - b->models_ns >= MODELS_EVERY_NS))
+                 (b->models_ns == 0 || now >= b->models_ns + MODELS_EVERY_NS))
             probe(b, now, true);
         look_for_hung(b, now);
     }
     for (uint32_t i = 0; i < g->peer_count; i++)
-        if (g->peers[i].probe == NULL && (g->peers[i].probe_ns == 0 || now - g->peers[i].probe_ns >= every))
+        if (g->peers[i].probe == NULL && (g->peers[i].probe_ns == 0 || now >= g->peers[i].probe_ns + every))
             probe_peer(&g->peers[i], now);
     sweep(g);
 }

@@ -23,6 +23,12 @@
 #define STUCK_TIMES    10u           /* stalls until a stream with nowhere else to go is asked for again */
 #define RETRY_AFTER_S  2u
 
+/* THEN may be later: a tick's `now` is older than what its own callbacks do. */
+static uint64_t since(uint64_t now, uint64_t then)
+{
+    return then > now ? 0 : now - then;
+}
+
 /* ---- choosing ---- */
 
 static void candidates(const struct leg *leg, const struct backend *without, struct nef_route_backend *out,
@@ -129,7 +135,7 @@ static void lost(struct leg *leg, enum nef_gateway_loss why, uint64_t now)
     uint64_t tokens = leg->splice != NULL ? nef_splice_tokens(leg->splice) : 0;
 
     nef_trace(NEF_TRACE_INFO, "ai_stream_lost", "s:id", leg->run->o.request_id, "s:backend", b->name, "u:why",
-              (uint64_t)why, "u:given", tokens, NULL);
+              (uint64_t)why, "u:status", (uint64_t)leg->status, "u:given", tokens, NULL);
     nef_gateway_metrics_loss(leg->run->g->metrics, why);
     (void)atomic_fetch_add_explicit(&b->losses, 1, memory_order_relaxed);
     leg->failed = b;
@@ -177,14 +183,14 @@ static bool on_event(void *context, const char *data, size_t bytes)
         return false;
     }
     if (leg->progress_ns != 0) {
-        uint64_t gap = now - leg->progress_ns;
+        uint64_t gap = since(now, leg->progress_ns);
 
         leg->gap_ns = leg->gap_ns == 0 ? gap : (7 * leg->gap_ns + gap) / 8;
     } else if (leg->lost_ns != 0 && leg->given_ns != 0) {
         leg->run->continuations++;
-        nef_gateway_metrics_pause(leg->run->g->metrics, now - leg->given_ns);
+        nef_gateway_metrics_pause(leg->run->g->metrics, since(now, leg->given_ns));
         nef_trace(NEF_TRACE_INFO, "ai_stream_continued", "s:id", leg->run->o.request_id, "s:backend", leg->backend->name,
-                  "u:pause_us", (now - leg->given_ns) / 1000, NULL);
+                  "u:pause_us", (since(now, leg->given_ns)) / 1000, NULL);
     }
     leg->lost_ns = 0;
     leg->progress_ns = now;
@@ -398,7 +404,7 @@ static void wait_for_any(struct leg *leg, uint64_t now, const char *why)
 {
     if (leg->lost_ns == 0)
         leg->lost_ns = now;
-    if (now - leg->lost_ns > leg->run->g->ai->timing.hold_ns) {
+    if (since(now, leg->lost_ns) > leg->run->g->ai->timing.hold_ns) {
         give_up(leg, 503, "no_backend", why);
         return;
     }
@@ -435,7 +441,7 @@ void leg_start(struct leg *leg, uint64_t now)
     case NEF_ROUTE_TAKEN:
         break;
     }
-    if (leg->failed == b && leg->lost_ns != 0 && now - leg->lost_ns < AGAIN_NS) {
+    if (leg->failed == b && leg->lost_ns != 0 && since(now, leg->lost_ns) < AGAIN_NS) {
         leg->not_before_ns = leg->lost_ns + AGAIN_NS;
         return;
     }
@@ -463,7 +469,7 @@ static void watch(struct leg *leg, uint64_t now)
     uint64_t limit;
 
     if (leg->splice != NULL && nef_splice_finished(leg->splice)) {
-        if (leg->done_seen || now - leg->progress_ns > g->ai->timing.stall_ns)
+        if (leg->done_seen || since(now, leg->progress_ns) > g->ai->timing.stall_ns)
             done(leg); /* the end of the connection is nothing to wait for */
         return;
     }
@@ -474,14 +480,14 @@ static void watch(struct leg *leg, uint64_t now)
         return;
     }
     if (leg->progress_ns == 0 || leg->splice == NULL) {
-        if (!leg->backend->speaks.built_in && now - leg->started_ns > g->ai->timing.first_token_ns)
+        if (!leg->backend->speaks.built_in && since(now, leg->started_ns) > g->ai->timing.first_token_ns)
             lost(leg, NEF_LOSS_STALL, now);
         return;
     }
     limit = NEF_MAX(g->ai->timing.stall_ns, GAP_TIMES * leg->gap_ns);
-    if (now - leg->progress_ns <= limit)
+    if (since(now, leg->progress_ns) <= limit)
         return;
-    if (elsewhere(leg) || (!leg->backend->speaks.built_in && now - leg->progress_ns > STUCK_TIMES * limit))
+    if (elsewhere(leg) || (!leg->backend->speaks.built_in && since(now, leg->progress_ns) > STUCK_TIMES * limit))
         lost(leg, NEF_LOSS_STALL, now);
 }
 

@@ -400,6 +400,7 @@ static void *loop_main(void *context)
         collect(loop);
         run_posts(loop);
         bury(loop);
+        now = nef_now_ns(); /* what was begun just now began before the tick */
         if (loop->tick_ns <= now) {
             loop->tick(loop->context, now);
             loop->tick_ns = now + NEF_LOOP_TICK_MS * 1000000ull;

@@ -4,13 +4,14 @@ import concurrent.futures
 import http.client
 import json
 import os
+import subprocess
 import threading
 import time
 
 import pytest
 
 from lib.gateway import AiRegion
-from lib.region import wait_for
+from lib.region import NEF, wait_for
 
 WORDS = "".join(f"w{i} " for i in range(20))
 
@@ -262,6 +263,23 @@ def test_metrics(r):
     assert r.chat(zone="a").error is None
     wait_for(lambda: r.metric("a", 'gen_ai_client_token_usage_total{gen_ai_operation_name="chat",gen_ai_token_type='
                                    '"output"}') == before + 20, 5)
+
+
+def test_chat_in_the_terminal(r):
+    """Through the front, with a backend that fails in the middle of the second answer."""
+    def chat(*args, entry):
+        got = subprocess.run([NEF, "chat", "--dir", r.directory, *args], input=entry, capture_output=True, text=True,
+                             timeout=60)
+        return got.returncode, got.stdout, got.stderr
+    for f in r.fakes.values():
+        f.control(mode="cut", after=4, times=1)
+    status, out, err = chat("--model", "fake", entry="Hello\nagain\n/stats\n")
+    assert (status, err) == (0, "") and out.startswith(WORDS + "\n" + WORDS + "\nprompts 14 tokens")
+    bodies = [b for f in r.fakes.values() for b in f.control()["bodies"] if not b.get("continue_final_message")]
+    assert [m["role"] for m in bodies[-1]["messages"]] == ["user", "assistant", "user"] or len(bodies) > 1
+    status, _, err = chat("--model", "none", entry="x\n")
+    assert status == 1 and "no model none" in err
+    assert chat(entry="Hello\n")[0] == 0
 
 
 def test_many_at_once(r):
