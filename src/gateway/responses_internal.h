@@ -116,6 +116,8 @@ void live_put_away_job(void *live);
 void live_step(struct live *l, uint64_t now_ns);
 /* Read what is stored: f, or the pieces there are. Blocking; fresh: see nef_keep_get. */
 nef_err live_load(struct live *l, bool fresh);
+/* Under its lock: take f, as applied here. True: all records are here. */
+bool live_load_final(struct live *l);
 
 /* ---- responses.c ---- */
 

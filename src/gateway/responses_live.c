@@ -162,10 +162,12 @@ static void add_pending(struct live *l, json_t *record)
 {
     json_t *one;
 
-    if (record == NULL || l->role != LIVE_OWN) {
+    if (l->role != LIVE_OWN) { /* of a run that is another's by now */
         json_decref(record);
-        if (l->role == LIVE_OWN)
-            live_broken(l, "no memory", NEF_E_NOMEM);
+        return;
+    }
+    if (record == NULL) {
+        live_broken(l, "no memory", NEF_E_NOMEM);
         return;
     }
     l->bytes += json_dumpb(record, NULL, 0, JSON_COMPACT);
@@ -262,8 +264,11 @@ nef_err live_start(struct live *l, const struct nef_ai_user *user)
     (void)snprintf(options.request_id, sizeof(options.request_id), "%s", l->id);
     options.body = json_object_get(l->head, "chat");
     (void)pthread_mutex_lock(&l->lock);
-    l->role = LIVE_OWN;
-    l->starting = true;
+    if (l->role != LIVE_OWN) { /* lost again before it began */
+        l->starting = l->busy = false;
+        (void)pthread_mutex_unlock(&l->lock);
+        return NEF_OK;
+    }
     options.given = chunks_given(l);
     (void)pthread_mutex_unlock(&l->lock);
     live_ref(l); /* the run's, until its end */
@@ -283,7 +288,7 @@ nef_err live_start(struct live *l, const struct nef_ai_user *user)
 void live_fail(struct live *l, const char *code, const char *message)
 {
     (void)pthread_mutex_lock(&l->lock);
-    l->role = LIVE_OWN;
+    l->starting = l->busy = false;
     l->run_ended = l->tell_end = true;
     add_pending(l, nef_response_fail_record(code, message, nef_wall_ms() / 1000));
     (void)pthread_mutex_unlock(&l->lock);
@@ -311,6 +316,21 @@ void live_abandon(struct live *l)
 
 /* ---- jobs ---- */
 
+/* A claim that was on its way for long may have taken the place of a piece that was put away meanwhile: then there is an f, which was
+ * written before any piece went. NEF_OK: there is. *out_wait: this zone can't tell now. */
+static nef_err is_over(struct live *l, bool *out_wait)
+{
+    char name[NEF_KEEP_NAME_BYTES];
+    json_t *records = NULL;
+    nef_err err;
+
+    live_name(l->id, "f", name);
+    err = nef_keep_get(&l->rs->keep, name, true, &records);
+    json_decref(records);
+    *out_wait = err != NEF_OK && err != NEF_E_NOT_FOUND;
+    return err;
+}
+
 /* Who was claimed goes on. */
 void live_resume_job(void *arg)
 {
@@ -318,13 +338,22 @@ void live_resume_job(void *arg)
     struct nef_responses *rs = l->rs;
     const char *owner = json_string_value(json_object_get(l->head, "owner"));
     struct nef_ai_user user = {0};
-    bool cancelled;
-    nef_err err;
+    bool cancelled, wait;
+    nef_err err = is_over(l, &wait);
 
     (void)pthread_mutex_lock(&l->lock);
     cancelled = l->cancel_wanted;
+    if (wait) {
+        l->resumed_ns = nef_now_ns();
+    } else if (err == NEF_OK) {
+        l->role = LIVE_FOLLOW;
+        l->starting = false;
+        (void)live_load_final(l);
+    }
     (void)pthread_mutex_unlock(&l->lock);
-    if (cancelled) {
+    if (wait || err == NEF_OK) {
+        /* nothing to make now */
+    } else if (cancelled) {
         const struct nef_ai_end end = {.status = 499, .cancelled = true};
 
         (void)pthread_mutex_lock(&l->lock);

@@ -194,6 +194,7 @@ static void in_the_way(struct live *l, const json_t *piece, uint64_t now)
     } else if (l->role == LIVE_OWN) {
         nef_trace(NEF_TRACE_WARN, "response_lost_to_another", "s:id", l->id, NULL);
         l->role = LIVE_FOLLOW;
+        l->starting = false;
         (void)json_array_clear(l->pending);
         if (l->run != NULL)
             nef_ai_run_cancel(l->run);
@@ -256,7 +257,7 @@ static bool is_orphan(const struct live *l, uint64_t now)
     return l->writer[0] != '\0' && have < of && have > 0;
 }
 
-static bool load_final(struct live *l)
+bool live_load_final(struct live *l)
 {
     char name[NEF_KEEP_NAME_BYTES];
     json_t *records = NULL;
@@ -300,13 +301,13 @@ static void follow(struct live *l, uint64_t now)
         json_decref(piece);
         if (err == NEF_OK)
             continue;
-        if (err != NEF_E_NOT_FOUND || load_final(l))
+        if (err != NEF_E_NOT_FOUND || live_load_final(l))
             return;
         break;
     }
     if (l->ended)
         return;
-    if (is_orphan(l, now) && (l->run == NULL || l->run_ended)) {
+    if (is_orphan(l, now) && !l->busy && (l->run == NULL || l->run_ended)) {
         propose_word(l, "claim", now);
     } else if (l->cancel_wanted && !l->cancel_sent) {
         l->cancel_sent = true; /* the owner is followed until it says that it is over */
@@ -359,7 +360,7 @@ nef_err live_load(struct live *l, bool fresh)
         uint32_t piece;
 
         (void)pthread_mutex_lock(&l->lock);
-        if (l->ended || l->role != LIVE_FOLLOW || l->flying != NULL || load_final(l)) {
+        if (l->ended || l->role != LIVE_FOLLOW || l->flying != NULL || live_load_final(l)) {
             (void)pthread_mutex_unlock(&l->lock);
             return NEF_OK;
         }
@@ -370,7 +371,7 @@ nef_err live_load(struct live *l, bool fresh)
         (void)pthread_mutex_lock(&l->lock);
         if (err == NEF_OK && l->piece == piece && l->flying == NULL)
             take_piece(l, value, nef_now_ns());
-        if (err == NEF_E_NOT_FOUND && load_final(l)) /* put away between the two looks */
+        if (err == NEF_E_NOT_FOUND && live_load_final(l)) /* put away between the two looks */
             err = NEF_OK;
         (void)pthread_mutex_unlock(&l->lock);
         json_decref(value);
