@@ -145,10 +145,12 @@ static void the_template_is_what_is_written(void **state)
     (void)snprintf(r.plan.front.bind, sizeof(r.plan.front.bind), "0.0.0.0");
     (void)snprintf(r.plan.front.pem, sizeof(r.plan.front.pem), "/etc/haproxy/nef-front.pem");
     r.plan.front.port = 443;
+    r.plan.front.ai_port = 8443;
     for (uint32_t i = 0; i < NEF_PLAN_ZONES; i++) {
         (void)snprintf(r.plan.places[i].host, sizeof(r.plan.places[i].host), "zone-%s.example",
                        r.plan.places[i].name);
         r.plan.places[i].s3 = 9010;
+        r.plan.places[i].ai = 9011;
         r.plan.places[i].admin = 9016;
     }
     assert_int_equal(nef_plan_haproxy(&r.plan, 0, "/etc/haproxy/nef-ca.crt", &text), NEF_OK);

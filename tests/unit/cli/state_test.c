@@ -248,7 +248,7 @@ static void region_json_has_the_fixed_members(void **state)
 {
     static const char *const members[] = {"region",      "endpoint", "access_key", "secret_key",
                                           "admin_token", "ca",       "zones",      "witness",
-                                          "etcd",        "processes"};
+                                          "etcd",        "processes", "ai_endpoint", "ai_key"};
     static const char *const names[] = {"etcd-a", "etcd-b",  "etcd-w", "zone-a",
                                         "zone-b", "witness", "front"};
     struct nef_child_view views[NEF_PROCESS_COUNT] = {{0, NEF_CHILD_STOPPED}};
@@ -270,6 +270,9 @@ static void region_json_has_the_fixed_members(void **state)
     item = json_array_get(json_object_get(root, "zones"), 0);
     assert_string_equal(json_string_value(json_object_get(item, "name")), "a");
     assert_string_equal(json_string_value(json_object_get(item, "s3")), "http://127.0.0.1:9010");
+    assert_string_equal(json_string_value(json_object_get(item, "ai")), "http://127.0.0.1:9011");
+    assert_string_equal(json_string_value(json_object_get(root, "ai_endpoint")), "http://127.0.0.1:9001");
+    assert_string_equal(json_string_value(json_object_get(root, "ai_key")), "NEFTEST:secret");
     assert_string_equal(json_string_value(json_object_get(item, "admin")), "http://127.0.0.1:9016");
     assert_int_equal(json_integer_value(json_object_get(item, "pid")), 4711);
     assert_string_equal(
