@@ -6,6 +6,7 @@
  *   DIR/keys/customer.key      the customer's key, until a key manager holds it
  *   DIR/secrets/               root.json (first user), admin.token
  *   DIR/zone-a/ DIR/etcd-a/... data
+ *   DIR/models/                what is kept of models whose addition was interrupted (model_resume.c)
  *   DIR/logs/NAME.log          what each process says; .1 is the part before
  *   DIR/supervisor.*           socket, lock, log, and supervisor.json: what ran, to be adopted
  *

@@ -19,7 +19,7 @@ from lib.region import NEF, Region, free_port_base, wait_for
 from lib.s3raw import S3, error_code
 
 NAMES = ["etcd-a", "etcd-b", "etcd-w", "front", "witness", "zone-a", "zone-b"]
-COMMANDS = ["up", "down", "status", "user", "zone-stop", "zone-start", "zone-recover", "fsck", "init", "zone",
+COMMANDS = ["up", "down", "status", "user", "zone-stop", "zone-start", "zone-recover", "fsck", "init", "model", "zone",
             "witness", "help"]
 
 
