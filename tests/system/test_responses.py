@@ -163,3 +163,52 @@ def test_a_hostile_target_is_refused(region):
         assert call(region, "a", "GET", path)[0] in (404, 405), path
     assert call(region, "a", "GET", "/v1/responses")[0] == 405
     assert call(region, "a", "GET", "/v1/responses/resp_00?starting_after=-1")[0] == 400
+
+
+@pytest.fixture(scope="module")
+def built_in():
+    model = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "infer", "qwen3-nano-Q8_0.gguf")
+    region = Region()
+    try:
+        region.nef("up", "--dir", region.directory, "--port-base", str(region.port_base), "--prepare-only", "--model", "nano",
+                   "--model-file", os.path.realpath(model))
+        region.up()
+        wait_models(region, "nano")
+        yield region
+    finally:
+        region.down()
+
+
+def test_the_built_in_engine_goes_on_with_the_same_bits(built_in):
+    """The whole of what is said is what would have been said: compared with an answer that nothing happened to."""
+    ask = {"model": "nano", "input": "Tell me of the sea.", "max_output_tokens": 3000, "temperature": 1.5}
+    for zone in "ab":
+        wait_for(lambda: call(built_in, zone, "POST", "/v1/responses", dict(ask, max_output_tokens=1))[0] == 200, 60)
+    def said(body, zone):
+        status, answer, _ = call(built_in, zone, "POST", "/v1/responses", body, timeout=120)
+        assert status == 200, answer
+        return answer
+
+    def text(answer):
+        return "".join(p["text"] for o in answer["output"] if o["type"] == "message" for p in o["content"])
+    long = []  # its weights are noise, and most answers end soon
+    for seed in range(300):
+        answer = said(dict(ask, seed=seed), "a")
+        if answer["usage"]["output_tokens"] > 600:
+            long.append((dict(ask, seed=seed), answer))
+        if len(long) == 12:
+            break
+    assert len(long) >= 4, len(long)
+    # all of them at once, so that none is over before the zone is gone
+    made = [said(dict(body, background=True), "a") for body, _ in long[1:]]
+    body, whole = long[0]
+    out = node("responses_kill.mjs", built_in, ZONE=ai(built_in, "a"), VICTIM="a", MODEL="nano", AFTER="8", WANT=text(whole),
+               PID=str(built_in.pids()["zone-a"]), INPUT=ask["input"],
+               EXTRA=json.dumps({k: body[k] for k in ("seed", "max_output_tokens", "temperature")}))
+    usage = json.loads(out.splitlines()[0])["usage"]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (whole["usage"]["input_tokens"], whole["usage"]["output_tokens"])
+    for answer, (_, want) in zip(made, long[1:]):
+        done = wait_for(lambda: (lambda r: r if r["status"] not in ("queued", "in_progress") else None)(
+            call(built_in, "b", "GET", "/v1/responses/" + answer["id"])[1]), 60)
+        assert text(done) == text(want)
+        assert done["usage"]["output_tokens"] == want["usage"]["output_tokens"]
