@@ -308,8 +308,11 @@ static void print_region_figures(struct chat *c, const struct nef_chat_region_an
         (void)fprintf(stderr, ", %.1f tok/s", (double)(a->completion - 1) / decode);
     if (a->first_ns != 0)
         (void)fprintf(stderr, ", first after %.2f s", (double)(a->first_ns - start_ns) / 1e9);
-    (void)fprintf(stderr, "; prompt %llu, %llu of it known%s]" PLAIN "\n\n", (unsigned long long)a->prompt, (unsigned long long)a->cached,
-                  a->stopped ? "; stopped" : a->cut ? "; the context is full" : "");
+    (void)fprintf(stderr, "; prompt %llu, %llu of it known%s]" PLAIN "\n\n", (unsigned long long)a->prompt,
+                  (unsigned long long)a->cached,
+                  a->stopped ? "; stopped"
+                  : a->cut   ? "; the context is full"
+                             : "");
 }
 
 static nef_err answer_of_region(struct chat *c)
@@ -319,9 +322,13 @@ static nef_err answer_of_region(struct chat *c)
     json_t *body = json_pack("{s:O}", "messages", c->messages);
     nef_err err = body == NULL ? NEF_E_NOMEM : NEF_OK;
 
-    if (err == NEF_OK && ((c->temperature_said && json_object_set_new(body, "temperature", json_real((double)c->sampling.temperature)) != 0) ||
-                          (c->seed_said && json_object_set_new(body, "seed", json_integer((json_int_t)(c->sampling.seed & INT64_MAX))) != 0) ||
-                          (!c->think && json_object_set_new(body, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0)) != 0)))
+    if (err == NEF_OK &&
+        ((c->temperature_said &&
+          json_object_set_new(body, "temperature", json_real((double)c->sampling.temperature)) != 0) ||
+         (c->seed_said &&
+          json_object_set_new(body, "seed", json_integer((json_int_t)(c->sampling.seed & INT64_MAX))) != 0) ||
+         (!c->think &&
+          json_object_set_new(body, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0)) != 0)))
         err = NEF_E_NOMEM;
     c->said = false;
     nef_buf_reset(&c->content);

@@ -84,7 +84,8 @@ static int choose_model(const char *wanted, struct nef_chat_region *r)
     if (nef_http_do(&call, &a) != NEF_OK)
         status = nef_complain("chat", "%s", a.error);
     else if (a.status != 200)
-        status = nef_complain("chat", "%s answers %ld%s", r->url, a.status, a.status == 401 ? ": it doesn't know this key" : "");
+        status = nef_complain("chat", "%s answers %ld%s", r->url, a.status,
+                              a.status == 401 ? ": it doesn't know this key" : "");
     if (status == 0)
         root = json_loadb((const char *)a.body.data, a.body.bytes, 0, NULL);
     data = json_object_get(root, "data");
@@ -93,7 +94,8 @@ static int choose_model(const char *wanted, struct nef_chat_region *r)
     for (size_t i = 0; i < json_array_size(data) && status == 0; i++) {
         const char *id = json_string_value(json_object_get(json_array_get(data, i), "id"));
 
-        if (id != NULL && strlen(id) < sizeof(r->model) && r->model[0] == '\0' && (wanted == NULL || strcmp(id, wanted) == 0))
+        if (id != NULL && strlen(id) < sizeof(r->model) && r->model[0] == '\0' &&
+            (wanted == NULL || strcmp(id, wanted) == 0))
             memcpy(r->model, id, strlen(id));
     }
     if (status == 0 && r->model[0] == '\0')
@@ -175,7 +177,8 @@ static bool on_event(void *context, const char *data, size_t bytes)
     if (json_is_object(usage)) {
         t->out->prompt = (uint64_t)json_integer_value(json_object_get(usage, "prompt_tokens"));
         t->out->completion = (uint64_t)json_integer_value(json_object_get(usage, "completion_tokens"));
-        t->out->cached = (uint64_t)json_integer_value(json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens"));
+        t->out->cached = (uint64_t)json_integer_value(
+            json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens"));
     }
     json_decref(event);
     return !t->failed;

@@ -29,8 +29,9 @@ struct nef_chat_region_answer {
     char why[512];     /* with an error: the region's message */
 };
 
-/* BODY (model, stream and usage are set here; changed) to /v1/chat/completions. part: pieces as they come; reasoning says what the model only
- * thinks. STOP, set from anywhere, ends it. Errors: NEF_E_UNAVAILABLE: why says it. NEF_E_NOMEM. */
+/* BODY (model, stream and usage are set here; changed) to /v1/chat/completions. part: pieces as they come; reasoning
+ * says what the model only thinks. STOP, set from anywhere, ends it. Errors: NEF_E_UNAVAILABLE: why says it.
+ * NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_chat_region_ask(struct nef_chat_region *region, json_t *body,
                                            void (*part)(void *context, bool reasoning, const char *text, size_t bytes),
                                            void *context, const atomic_bool *stop, struct nef_chat_region_answer *out);

@@ -199,23 +199,25 @@ static const struct {
 
 static void ai_backend(const struct nef_plan *plan, uint32_t near, const char *ca, struct nef_buf *out)
 {
-    nef_buf_text(out, "\n"
-                      "backend ai-zones\n"
-                      "    balance leastconn\n"
-                      "    option httpchk GET /health\n"
-                      "    http-check expect status 200\n"
-                      "    # 404: nothing new, and streams go on; no answer: the zone is gone, and so are its streams\n"
-                      "    http-check disable-on-404\n"
-                      "    retry-on conn-failure empty-response\n"
-                      "    # an answer of which nothing came may be asked for again: it changes nothing but what it costs\n"
-                      "    http-request disable-l7-retry unless METH_GET or { path /v1/chat/completions /v1/completions "
-                      "/v1/embeddings }\n"
-                      "    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
-                      "on-marked-down shutdown-sessions\n");
+    nef_buf_text(out,
+                 "\n"
+                 "backend ai-zones\n"
+                 "    balance leastconn\n"
+                 "    option httpchk GET /health\n"
+                 "    http-check expect status 200\n"
+                 "    # 404: nothing new, and streams go on; no answer: the zone is gone, and so are its streams\n"
+                 "    http-check disable-on-404\n"
+                 "    retry-on conn-failure empty-response\n"
+                 "    # an answer of which nothing came may be asked for again: it changes nothing but what it costs\n"
+                 "    http-request disable-l7-retry unless METH_GET or { path /v1/chat/completions /v1/completions "
+                 "/v1/embeddings }\n"
+                 "    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
+                 "on-marked-down shutdown-sessions\n");
     for (uint32_t n = 0; n < NEF_PLAN_ZONES; n++) {
         const struct nef_place *p = &plan->places[near < NEF_PLAN_ZONES ? (near + n) % NEF_PLAN_ZONES : n];
 
-        nef_buf_printf(out, "    server ai-%s %s%s%s:%u", p->name, open_bracket(p->host), p->host, close_bracket(p->host), p->ai);
+        nef_buf_printf(out, "    server ai-%s %s%s%s:%u", p->name, open_bracket(p->host), p->host,
+                       close_bracket(p->host), p->ai);
         if (plan->tls)
             nef_buf_printf(out, " ssl check-ssl verify required verifyhost %s ca-file %s", p->host, ca);
         nef_buf_text(out, "\n");
@@ -277,9 +279,9 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
     nef_buf_printf(out, "    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
                    plan->front.bind, close_bracket(plan->front.bind), plan->front.port,
                    plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
-    nef_buf_printf(out, "    default_backend zones\n\nfrontend ai\n    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
-                   plan->front.bind, close_bracket(plan->front.bind), plan->front.ai_port,
-                   plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
+    nef_buf_printf(out, "    default_backend zones\n\nfrontend ai\n    bind %s%s%s:%u%s%s\n",
+                   open_bracket(plan->front.bind), plan->front.bind, close_bracket(plan->front.bind),
+                   plan->front.ai_port, plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
     nef_buf_text(
         out, "    default_backend ai-zones\n"
              "\n"
@@ -361,7 +363,8 @@ static nef_err fill_admin(const struct nef_plan *plan, const struct nef_place *p
 }
 
 /* peers: NEF_PLAN_ZONES - 1 of them, which the configuration borrows. */
-static nef_err fill_ai(const struct nef_plan *plan, uint32_t zone, struct nef_ai_peer_config *peers, struct nef_ai_config *out)
+static nef_err fill_ai(const struct nef_plan *plan, uint32_t zone, struct nef_ai_peer_config *peers,
+                       struct nef_ai_config *out)
 {
     const struct nef_place *p = &plan->places[zone];
     nef_err err = nef_ai_config_preset(out);

@@ -1,5 +1,6 @@
-/* Who asks: `Authorization: Bearer ACCESSKEY:SECRETKEY` of a user of the region. Secrets are compared in constant time; a user that isn't
- * known here is looked up again behind the read gate, because it may have been made through the other zone a moment ago. */
+/* Who asks: `Authorization: Bearer ACCESSKEY:SECRETKEY` of a user of the region. Secrets are compared in constant time;
+ * a user that isn't known here is looked up again behind the read gate, because it may have been made through the other
+ * zone a moment ago. */
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -97,7 +98,8 @@ nef_err auth_user(struct nef_gateway *g, const char *authorization, struct nef_a
     return err == NEF_E_NOT_FOUND ? NEF_E_DENIED : err;
 }
 
-/* Which prefixes are shared tells what was asked: a user shares with itself alone. The name isn't told to the engine. */
+/* Which prefixes are shared tells what was asked: a user shares with itself alone. The name isn't told to the engine.
+ */
 static void salt_of(struct nef_gateway *g, const char *access_key, char out[65])
 {
     uint8_t digest[32];

@@ -1,8 +1,8 @@
 /* Backends and peers: who they are, whether they answer, what they have.
  *
- * Every backend of the zone is probed (its health path), every peer's relay is asked for its state, each a few times a second. A
- * probe that isn't answered in time, or a connection that is refused, takes a backend out; the next good word takes it in again. A
- * relay's word brings the backends of its zone; silence takes all of them out. */
+ * Every backend of the zone is probed (its health path), every peer's relay is asked for its state, each a few times a
+ * second. A probe that isn't answered in time, or a connection that is refused, takes a backend out; the next good word
+ * takes it in again. A relay's word brings the backends of its zone; silence takes all of them out. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -432,8 +432,8 @@ nef_err backends_start(struct nef_gateway *g)
     return err;
 }
 
-/* An engine that answers no probe hangs, as long as it is the process that answered before: one that loads its model says nothing
- * either. */
+/* An engine that answers no probe hangs, as long as it is the process that answered before: one that loads its model
+ * says nothing either. */
 static void look_for_hung(struct backend *b, uint64_t now)
 {
     if (b->kind != BACKEND_ENGINE || b->healthy || b->answered_pid == 0 || b->gone)

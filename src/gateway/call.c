@@ -5,8 +5,8 @@
  *   POST /v1/chat/completions, /v1/completions, /v1/embeddings
  *   *    /v1/responses...         responses.h
  *
- * Who touches a call: the listener's thread; a worker while the stage is WORKING; the loop's thread in the run's callbacks, which
- * only touch what `lock` guards. A call waits for nothing in its own thread. */
+ * Who touches a call: the listener's thread; a worker while the stage is WORKING; the loop's thread in the run's
+ * callbacks, which only touch what `lock` guards. A call waits for nothing in its own thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,7 +115,8 @@ static void answer_error(struct call *c, unsigned status, const json_t *error, u
     struct nef_buf out = {0};
     char *text = error != NULL ? json_dumps(error, JSON_COMPACT) : NULL;
 
-    nef_buf_printf(&out, "{\"error\":%s}", text != NULL ? text : "{\"message\":\"Out of memory.\",\"type\":\"server_error\"}");
+    nef_buf_printf(&out, "{\"error\":%s}",
+                   text != NULL ? text : "{\"message\":\"Out of memory.\",\"type\":\"server_error\"}");
     free(text);
     answer_json(c, status, &out);
     nef_buf_free(&out);
@@ -154,7 +155,10 @@ static void take_request_id(struct call *c)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 /* The target without its query, decoded; "" when it doesn't fit. */
@@ -170,8 +174,8 @@ static void take_path(struct call *c)
             at = 0;
             break;
         }
-        if (target[i] == '%' && i + 2 < bytes && (high = hex_digit(target[i + 1])) >= 0 && (low = hex_digit(target[i + 2])) >= 0 &&
-            high + low > 0) {
+        if (target[i] == '%' && i + 2 < bytes && (high = hex_digit(target[i + 1])) >= 0 &&
+            (low = hex_digit(target[i + 2])) >= 0 && high + low > 0) {
             c->path[at++] = (char)(high << 4 | low);
             i += 2;
         } else {
@@ -255,7 +259,9 @@ static enum nef_http_next on_begin(void *context)
         return refuse(c, 503, nef_ai_error(503, "draining", "", "This zone is stopping."));
     authorization = nef_http_header(c->http, "Authorization");
     if (authorization == NULL)
-        return refuse(c, 401, nef_ai_error(401, "invalid_api_key", "", "No API key: send 'Authorization: Bearer ACCESSKEY:SECRETKEY'."));
+        return refuse(
+            c, 401,
+            nef_ai_error(401, "invalid_api_key", "", "No API key: send 'Authorization: Bearer ACCESSKEY:SECRETKEY'."));
     c->authorization = strdup(authorization);
     if (c->authorization == NULL)
         return NEF_HTTP_DROP;
@@ -443,10 +449,11 @@ static void trace_end(const struct call *c, bool complete)
 {
     if (c->route != NULL && c->route->kind == ROUTE_HEALTH)
         return;
-    nef_trace(NEF_TRACE_INFO, "ai_request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path, "u:status",
-              (uint64_t)c->status, "s:end", complete ? "complete" : "client left", "u:prompt", c->usage.prompt, "u:cached", c->usage.cached,
-              "u:completion", c->usage.completion, "u:continuations", (uint64_t)c->continuations, "u:first_us",
-              c->first_ns == 0 ? 0 : (c->first_ns - c->start_ns) / 1000, "u:us", (nef_now_ns() - c->start_ns) / 1000, NULL);
+    nef_trace(NEF_TRACE_INFO, "ai_request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path,
+              "u:status", (uint64_t)c->status, "s:end", complete ? "complete" : "client left", "u:prompt",
+              c->usage.prompt, "u:cached", c->usage.cached, "u:completion", c->usage.completion, "u:continuations",
+              (uint64_t)c->continuations, "u:first_us", c->first_ns == 0 ? 0 : (c->first_ns - c->start_ns) / 1000,
+              "u:us", (nef_now_ns() - c->start_ns) / 1000, NULL);
 }
 
 static void on_closed(void *context, bool complete)

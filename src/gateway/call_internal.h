@@ -5,7 +5,15 @@
 #include "gateway/gateway_internal.h"
 #include "gateway/whole.h"
 
-enum stage { STAGE_READING, STAGE_WORKING, STAGE_LIMITS, STAGE_REFUSED, STAGE_DOCUMENT, STAGE_RUNNING, STAGE_RESPONSES };
+enum stage {
+    STAGE_READING,
+    STAGE_WORKING,
+    STAGE_LIMITS,
+    STAGE_REFUSED,
+    STAGE_DOCUMENT,
+    STAGE_RUNNING,
+    STAGE_RESPONSES
+};
 
 enum route_kind { ROUTE_HEALTH, ROUTE_MODELS, ROUTE_MODEL, ROUTE_RUN, ROUTE_RESPONSES };
 

@@ -1,4 +1,5 @@
-/* What a request asks for: who, which model, how much of a budget, and the run. In a worker; the run's callbacks in the loop's thread. */
+/* What a request asks for: who, which model, how much of a budget, and the run. In a worker; the run's callbacks in the
+ * loop's thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 
 /* ---- results ---- */
 
-/* The stage's end: what was written before is seen by the listener's thread. A client that left meanwhile told nobody. */
+/* The stage's end: what was written before is seen by the listener's thread. A client that left meanwhile told nobody.
+ */
 static void set_stage(struct call *c, enum stage stage)
 {
     bool closed;
@@ -107,7 +109,8 @@ static void on_end(void *context, const struct nef_ai_end *end)
         c->error = json_incref((json_t *)(uintptr_t)end->error);
     if (end->status == 200 && c->whole_err != NEF_OK) {
         c->end_status = 500;
-        c->error = nef_ai_error(500, nef_err_name(c->whole_err), "", "The answer can't be put together: %s.", nef_err_text(c->whole_err));
+        c->error = nef_ai_error(500, nef_err_name(c->whole_err), "", "The answer can't be put together: %s.",
+                                nef_err_text(c->whole_err));
     }
     if (c->stream && end->status == 200) {
         nef_buf_text(&c->pending, "data: [DONE]\n\n");
@@ -149,7 +152,8 @@ static bool start_run(struct call *c)
         return true;
     ai_call_unref(c);
     nef_limits_settle(c->g->limits, &c->hold, 0);
-    return refuse(c, err == NEF_E_NOMEM ? 500 : 503, nef_ai_error(503, nef_err_name(err), "", "The request can't be taken now: %s.", nef_err_text(err)));
+    return refuse(c, err == NEF_E_NOMEM ? 500 : 503,
+                  nef_ai_error(503, nef_err_name(err), "", "The request can't be taken now: %s.", nef_err_text(err)));
 }
 
 /* ---- budgets ---- */
@@ -166,8 +170,9 @@ static bool too_much(struct call *c)
     uint32_t after = (c->now.retry_after_ms + 999) / 1000;
 
     refused(c, 429,
-            nef_ai_error(429, "rate_limit_exceeded", "", c->now.concurrency ? "This key has as many answers under way as it may have."
-                                                                            : "This key's budget of requests or tokens is used up; try again in %u s.",
+            nef_ai_error(429, "rate_limit_exceeded", "",
+                         c->now.concurrency ? "This key has as many answers under way as it may have."
+                                            : "This key's budget of requests or tokens is used up; try again in %u s.",
                          NEF_MAX(after, 1)),
             NEF_MAX(after, 1));
     return false;
@@ -280,12 +285,17 @@ static bool parse(struct call *c)
         return refuse(c, 400, nef_ai_error(400, "invalid_json", "", "The body isn't a JSON object."));
     model = json_object_get(c->request, "model");
     if (!json_is_string(model) || json_string_length(model) == 0)
-        return refuse(c, 400, nef_ai_error(400, "missing_required_parameter", "model", "you must provide a model parameter"));
+        return refuse(c, 400,
+                      nef_ai_error(400, "missing_required_parameter", "model", "you must provide a model parameter"));
     if (json_string_length(model) > NEF_MODEL_NAME_MAX || !nef_ai_allows_model(&c->user, json_string_value(model)))
-        return refuse(c, 404, nef_ai_error(404, "model_not_found", "model", "The model does not exist or you do not have access to it."));
+        return refuse(
+            c, 404,
+            nef_ai_error(404, "model_not_found", "model", "The model does not exist or you do not have access to it."));
     /* the gateway's own way of going on isn't a client's */
     if (json_object_get(c->request, "nef_continue_token_ids") != NULL)
-        return refuse(c, 400, nef_ai_error(400, "unknown_parameter", "nef_continue_token_ids", "Unknown parameter: 'nef_continue_token_ids'."));
+        return refuse(c, 400,
+                      nef_ai_error(400, "unknown_parameter", "nef_continue_token_ids",
+                                   "Unknown parameter: 'nef_continue_token_ids'."));
     options = json_object_get(c->request, "stream_options");
     c->stream = c->route->ai != NEF_AI_EMBEDDING && json_is_true(json_object_get(c->request, "stream"));
     c->include_usage = json_is_true(json_object_get(options, "include_usage"));
@@ -324,7 +334,8 @@ static bool tell_model(struct call *c)
             return true;
         }
         if (backends_know(c->g, name)) {
-            json_t *model = json_pack("{s:s, s:s, s:i, s:s}", "id", name, "object", "model", "created", 0, "owned_by", "nef");
+            json_t *model =
+                json_pack("{s:s, s:s, s:i, s:s}", "id", name, "object", "model", "created", 0, "owned_by", "nef");
             char *text = model != NULL ? json_dumps(model, JSON_COMPACT) : NULL;
 
             nef_buf_text(&c->document, text != NULL ? text : "{}");
@@ -333,7 +344,9 @@ static bool tell_model(struct call *c)
             return true;
         }
     }
-    return refuse(c, 404, nef_ai_error(404, "model_not_found", "model", "The model does not exist or you do not have access to it."));
+    return refuse(
+        c, 404,
+        nef_ai_error(404, "model_not_found", "model", "The model does not exist or you do not have access to it."));
 }
 
 /* ---- */
@@ -381,7 +394,8 @@ void ai_call_work(struct call *c)
             err = nef_responses_open(c->g->responses, c->http, &c->user, c->request_id, &c->body, &c->responses);
             stage = err == NEF_OK ? STAGE_RESPONSES : STAGE_REFUSED;
             if (err != NEF_OK)
-                (void)refuse(c, err == NEF_E_NOMEM ? 500 : 503, nef_ai_error(503, nef_err_name(err), "", "The request can't be taken now."));
+                (void)refuse(c, err == NEF_E_NOMEM ? 500 : 503,
+                             nef_ai_error(503, nef_err_name(err), "", "The request can't be taken now."));
             break;
         case ROUTE_HEALTH:
             break;

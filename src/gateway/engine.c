@@ -1,8 +1,8 @@
 /* The built-in engine's process; see engine.h.
  *
- * The child is made by vfork-like clone, not fork: a zone has gigabytes mapped and locked memory, and many threads. Until exec it runs on
- * the parent's memory, so it only calls what is async-signal-safe and touches nothing but its own stack. PR_SET_PDEATHSIG is of the
- * thread that made it: ours, which lives as long as the zone. */
+ * The child is made by vfork-like clone, not fork: a zone has gigabytes mapped and locked memory, and many threads.
+ * Until exec it runs on the parent's memory, so it only calls what is async-signal-safe and touches nothing but its own
+ * stack. PR_SET_PDEATHSIG is of the thread that made it: ours, which lives as long as the zone. */
 #include "gateway/engine.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -109,8 +109,9 @@ static void arguments_of(const struct nef_engine_child *c, struct arguments *a)
 /* What the engine may see: not, say, credentials that the zone was started with. */
 static bool passes(const char *variable)
 {
-    static const char *const names[] = {"PATH=", "LANG=", "LC_ALL=", "TZ=", "NEF_KERNELS=", "NEF_PREFETCH=", "ASAN_OPTIONS=",
-                                        "UBSAN_OPTIONS=", "LD_LIBRARY_PATH="};
+    static const char *const names[] = {
+        "PATH=",         "LANG=",          "LC_ALL=",         "TZ=", "NEF_KERNELS=", "NEF_PREFETCH=",
+        "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LD_LIBRARY_PATH="};
 
     for (size_t i = 0; i < NEF_COUNT(names); i++)
         if (strncmp(variable, names[i], strlen(names[i])) == 0)
@@ -119,10 +120,10 @@ static bool passes(const char *variable)
 }
 
 /* In the child, on the parent's memory. */
-static int exec_engine(const struct nef_engine_child *c, const struct arguments *a, char *const *environment, int model_fd,
-                       pid_t parent)
+static int exec_engine(const struct nef_engine_child *c, const struct arguments *a, char *const *environment,
+                       int model_fd, pid_t parent)
 {
-    const struct rlimit none = {0, 0};
+    const struct rlimit none = {1, 1}; /* see no_core of server/zone.c */
     sigset_t empty;
     int null;
 
@@ -230,8 +231,8 @@ static void attend(struct nef_engine_child *c, pid_t pid)
     (void)waitpid(pid, &status, 0);
     if (pidfd >= 0)
         (void)close(pidfd);
-    nef_trace(atomic_load(&c->stopping) ? NEF_TRACE_INFO : NEF_TRACE_WARN, "ai_engine_ended", "s:model", c->o.model, "u:pid",
-              (uint64_t)pid, "u:status", (uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status) : 0), "u:signal",
+    nef_trace(atomic_load(&c->stopping) ? NEF_TRACE_INFO : NEF_TRACE_WARN, "ai_engine_ended", "s:model", c->o.model,
+              "u:pid", (uint64_t)pid, "u:status", (uint64_t)(WIFEXITED(status) ? WEXITSTATUS(status) : 0), "u:signal",
               (uint64_t)(WIFSIGNALED(status) ? WTERMSIG(status) : 0), NULL);
 }
 

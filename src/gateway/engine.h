@@ -1,11 +1,12 @@
-/* The built-in engine: `nef infer` as a child process of the zone, on a Unix socket. A crash of it never touches storage.
+/* The built-in engine: `nef infer` as a child process of the zone, on a Unix socket. A crash of it never touches
+ * storage.
  *
  *   load -> start -> serving -> (crashed | killed) -> after a back-off, load again
  *
  * One thread a child, which forks it, waits for it and starts it again; the child gets SIGKILL when that thread ends,
- * which is when the zone's process does. Whether it serves is found out by probing its socket, as with any other backend
- * (backend.h); a hung one is killed by nef_engine_child_kill. The child dumps no core and gets no environment but PATH,
- * LANG, TZ and what begins with NEF_. */
+ * which is when the zone's process does. Whether it serves is found out by probing its socket, as with any other
+ * backend (backend.h); a hung one is killed by nef_engine_child_kill. The child dumps no core and gets no environment
+ * but PATH, LANG, TZ and what begins with NEF_. */
 #ifndef NEF_GATEWAY_ENGINE_H
 #define NEF_GATEWAY_ENGINE_H
 
@@ -28,7 +29,8 @@ struct nef_engine_child_options {
     uint32_t threads, slots, context_tokens; /* 0: presets */
 };
 
-NEF_MUST_CHECK nef_err nef_engine_child_start(const struct nef_engine_child_options *options, struct nef_engine_child **out_child);
+NEF_MUST_CHECK nef_err nef_engine_child_start(const struct nef_engine_child_options *options,
+                                              struct nef_engine_child **out_child);
 /* kill -9; it is started again. PID: the one that was seen to hang (another one, started meanwhile, is left alone). */
 void nef_engine_child_kill(struct nef_engine_child *child, pid_t pid);
 pid_t nef_engine_child_pid(struct nef_engine_child *child);       /* 0: not running */

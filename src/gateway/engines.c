@@ -1,7 +1,8 @@
 /* Which models have an engine of this zone: the one that the configuration names, or those that the region has.
  *
- * A stored model is decrypted into a sealed memfd each time its engine starts (models.h). When its content was replaced, its engine is
- * ended and starts with the new one. Stopping an engine may take a while, so that is a worker's. */
+ * A stored model is decrypted into a sealed memfd each time its engine starts (models.h). When its content was
+ * replaced, its engine is ended and starts with the new one. Stopping an engine may take a while, so that is a
+ * worker's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

@@ -59,8 +59,9 @@ static nef_err make_secret(struct nef_gateway *g)
         return NEF_E_NOMEM;
     g->secret->root = *g->o.root;
     /* The same in every zone, so that a request that is computed elsewhere shares what its user has there. */
-    return nef_hkdf_sha256(g->secret->root.secret_key, strlen(g->secret->root.secret_key), &config->region_id, sizeof(config->region_id),
-                           "nef ai cache salt", g->secret->salt_key, sizeof(g->secret->salt_key));
+    return nef_hkdf_sha256(g->secret->root.secret_key, strlen(g->secret->root.secret_key), &config->region_id,
+                           sizeof(config->region_id), "nef ai cache salt", g->secret->salt_key,
+                           sizeof(g->secret->salt_key));
 }
 
 static nef_err start_listener(struct nef_gateway *g)
@@ -84,7 +85,8 @@ static nef_err start_listener(struct nef_gateway *g)
 static nef_err start_parts(struct nef_gateway *g)
 {
     const struct nef_limits_options limits = {.rt = g->o.rt, .keys = g->o.keys, .zone = g->zone};
-    const struct nef_models_options models = {.rt = g->o.rt, .cells = g->o.config->cells, .changed = models_changed, .context = g};
+    const struct nef_models_options models = {
+        .rt = g->o.rt, .cells = g->o.config->cells, .changed = models_changed, .context = g};
     struct nef_responses_options responses = {
         .gateway = g,
         .rt = g->o.rt,
@@ -143,7 +145,8 @@ nef_err nef_gateway_start(const struct nef_gateway_options *options, struct nef_
         nef_gateway_stop(g, 0);
         return err;
     }
-    nef_trace(NEF_TRACE_INFO, "ai_started", "u:port", (uint64_t)nef_http_port(g->http), "u:backends", (uint64_t)g->ai->backend_count, NULL);
+    nef_trace(NEF_TRACE_INFO, "ai_started", "u:port", (uint64_t)nef_http_port(g->http), "u:backends",
+              (uint64_t)g->ai->backend_count, NULL);
     *out_gateway = g;
     return NEF_OK;
 }
@@ -258,7 +261,8 @@ void nef_gateway_metrics(struct nef_gateway *g, struct nef_buf *out)
         label(out, b->name);
         nef_buf_printf(out, "\"} %d\n", atomic_load(&b->healthy));
     }
-    nef_buf_text(out, "# HELP nef_ai_backend_requests Tries that were sent to that backend.\n# TYPE nef_ai_backend_requests counter\n");
+    nef_buf_text(out, "# HELP nef_ai_backend_requests Tries that were sent to that backend.\n# TYPE "
+                      "nef_ai_backend_requests counter\n");
     for (const struct backend *b = g->backends; b != NULL; b = b->next) {
         nef_buf_text(out, "nef_ai_backend_requests_total{backend=\"");
         label(out, b->name);
@@ -274,9 +278,10 @@ void nef_gateway_status_json(struct nef_gateway *g, struct nef_buf *out)
 
     (void)pthread_mutex_lock(&g->backends_lock);
     for (struct backend *b = g->backends; b != NULL && list != NULL; b = b->next) {
-        json_t *item = json_pack("{s:s, s:s, s:b, s:i, s:i, s:I, s:I}", "name", b->name, "zone", backend_zone(b), "healthy",
-                                 (int)atomic_load(&b->healthy), "slots", (int)b->slots, "in_flight", (int)atomic_load(&b->in_flight), "requests",
-                                 (json_int_t)atomic_load(&b->requests), "losses", (json_int_t)atomic_load(&b->losses));
+        json_t *item = json_pack("{s:s, s:s, s:b, s:i, s:i, s:I, s:I}", "name", b->name, "zone", backend_zone(b),
+                                 "healthy", (int)atomic_load(&b->healthy), "slots", (int)b->slots, "in_flight",
+                                 (int)atomic_load(&b->in_flight), "requests", (json_int_t)atomic_load(&b->requests),
+                                 "losses", (json_int_t)atomic_load(&b->losses));
 
         if (item != NULL && b->kind == BACKEND_ENGINE && b->child != NULL) {
             (void)json_object_set_new(item, "pid", json_integer(nef_engine_child_pid(b->child)));

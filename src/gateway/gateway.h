@@ -1,8 +1,8 @@
 /* The AI gateway of a zone: OpenAI's API on the AI listener, in front of engines.
  *
- * A request's way (docs/gateway.md): the listener reads the body (call.c), a worker finds the user and what it may do (auth.c,
- * limits.h), a run (run.h) finds a backend (route.h), speaks to it (backend.c) and goes on elsewhere when that is lost
- * (splice.h), and the listener's thread gives the client what came.
+ * A request's way (docs/gateway.md): the listener reads the body (call.c), a worker finds the user and what it may do
+ * (auth.c, limits.h), a run (run.h) finds a backend (route.h), speaks to it (backend.c) and goes on elsewhere when that
+ * is lost (splice.h), and the listener's thread gives the client what came.
  *
  *   backends   the built-in engine, a child process of the zone (engine.h); any OpenAI-compatible URL of the
  *              configuration; and the other zones' gateways (relay.h): all are spoken to in the same way
@@ -29,13 +29,14 @@ struct nef_gateway_options {
     struct nef_keys *keys;                   /* borrowed until stop */
 };
 
-/* Listens when it returns; engines may still be loading. Errors: NEF_E_CONFIG, NEF_E_NOMEM, NEF_E_SYSTEM. What exactly is
- * traced. */
+/* Listens when it returns; engines may still be loading. Errors: NEF_E_CONFIG, NEF_E_NOMEM, NEF_E_SYSTEM. What exactly
+ * is traced. */
 NEF_MUST_CHECK nef_err nef_gateway_start(const struct nef_gateway_options *options, struct nef_gateway **out_gateway);
 uint16_t nef_gateway_port(const struct nef_gateway *gateway);
 /* The front sends nothing new from now on; streams go on. */
 void nef_gateway_quiesce(struct nef_gateway *gateway);
-/* Before nef_runtime_stop. Runs under way have GRACE_MS to end, then they are cut. Ends the engines. NULL is accepted. */
+/* Before nef_runtime_stop. Runs under way have GRACE_MS to end, then they are cut. Ends the engines. NULL is accepted.
+ */
 void nef_gateway_stop(struct nef_gateway *gateway, uint32_t grace_ms);
 
 /* Families of the zone's /metrics, without "# EOF". Any thread. */

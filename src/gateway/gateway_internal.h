@@ -137,7 +137,8 @@ NEF_MUST_CHECK nef_err backend_call(struct backend *b, const char *path, const s
                                     struct nef_loop_call **out_call);
 /* Any thread. Is MODEL served by any backend, whatever its health. */
 bool backends_know(struct nef_gateway *g, const char *model);
-/* Any thread. Appends names of models that no stored one has, each as OpenAI's object behind a comma where *COUNT > 0. */
+/* Any thread. Appends names of models that no stored one has, each as OpenAI's object behind a comma where *COUNT > 0.
+ */
 void backends_models_json(struct nef_gateway *g, const struct nef_ai_user *user, uint32_t *count, struct nef_buf *out);
 
 /* ---- engines.c ---- */
@@ -160,8 +161,8 @@ void relay_stop(struct nef_gateway *g);
 void relay_cancel_all(struct nef_gateway *g); /* loop thread */
 
 /* ---- auth.c ---- */
-/* Blocking, for workers. The user of an `Authorization` value. NEF_E_DENIED: unknown, disabled, wrong secret, or no AI rights;
- * NEF_E_UNAVAILABLE. */
+/* Blocking, for workers. The user of an `Authorization` value. NEF_E_DENIED: unknown, disabled, wrong secret, or no AI
+ * rights; NEF_E_UNAVAILABLE. */
 NEF_MUST_CHECK nef_err auth_user(struct nef_gateway *g, const char *authorization, struct nef_ai_user *out_user);
 /* By access key alone, for answers that are taken over. Blocking. */
 nef_err auth_owner(void *gateway, const char *access_key, struct nef_ai_user *out_user);

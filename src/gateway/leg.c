@@ -2,9 +2,9 @@
  *
  * When it is moved:
  *   the stream breaks off, is refused with something that isn't the request's fault, or says what can't be      at once
- *   the backend's probes fail                                  at once, if another one can go on; else it waits for the stream to break
- *   the stream says nothing for `stall`, and 8 times its usual gap       if another one can go on
- *   an external backend doesn't begin for `first_token`       at once
+ *   the backend's probes fail                                  at once, if another one can go on; else it waits for the
+ * stream to break the stream says nothing for `stall`, and 8 times its usual gap       if another one can go on an
+ * external backend doesn't begin for `first_token`       at once
  *
  * A request on which backends are lost three times in a row without anything new is given up: it may be the reason. */
 #include <stdio.h>
@@ -60,7 +60,8 @@ static void candidates(const struct leg *leg, const struct backend *without, str
     *out_count = count;
 }
 
-static enum nef_route_verdict choose(const struct leg *leg, const struct backend *without, bool admit, struct backend **out)
+static enum nef_route_verdict choose(const struct leg *leg, const struct backend *without, bool admit,
+                                     struct backend **out)
 {
     const struct nef_route_request request = {
         .priority = leg->run->o.caller.priority,
@@ -122,7 +123,8 @@ void leg_free(struct leg *leg)
 
 static void give_up(struct leg *leg, unsigned status, const char *code, const char *message)
 {
-    json_t *error = leg->last_error != NULL ? json_incref(leg->last_error) : nef_ai_error(status, code, "", "%s", message);
+    json_t *error =
+        leg->last_error != NULL ? json_incref(leg->last_error) : nef_ai_error(status, code, "", "%s", message);
 
     run_fail(leg->run, leg->last_status != 0 ? leg->last_status : status, error, RETRY_AFTER_S);
 }
@@ -189,8 +191,8 @@ static bool on_event(void *context, const char *data, size_t bytes)
     } else if (leg->lost_ns != 0 && leg->given_ns != 0) {
         leg->run->continuations++;
         nef_gateway_metrics_pause(leg->run->g->metrics, since(now, leg->given_ns));
-        nef_trace(NEF_TRACE_INFO, "ai_stream_continued", "s:id", leg->run->o.request_id, "s:backend", leg->backend->name,
-                  "u:pause_us", (since(now, leg->given_ns)) / 1000, NULL);
+        nef_trace(NEF_TRACE_INFO, "ai_stream_continued", "s:id", leg->run->o.request_id, "s:backend",
+                  leg->backend->name, "u:pause_us", (since(now, leg->given_ns)) / 1000, NULL);
     }
     leg->lost_ns = 0;
     leg->progress_ns = now;
@@ -232,9 +234,13 @@ static void keep_error(struct leg *leg)
     json_decref(leg->last_error);
     leg->last_error = NULL;
     if (json_is_object(error))
-        leg->last_error = nef_ai_error(leg->status, json_is_string(json_object_get(error, "code")) ? json_string_value(json_object_get(error, "code")) : "",
-                                       json_is_string(json_object_get(error, "param")) ? json_string_value(json_object_get(error, "param")) : "",
-                                       "%s", json_is_string(json_object_get(error, "message")) ? json_string_value(json_object_get(error, "message")) : "The backend refused the request.");
+        leg->last_error = nef_ai_error(
+            leg->status,
+            json_is_string(json_object_get(error, "code")) ? json_string_value(json_object_get(error, "code")) : "",
+            json_is_string(json_object_get(error, "param")) ? json_string_value(json_object_get(error, "param")) : "",
+            "%s",
+            json_is_string(json_object_get(error, "message")) ? json_string_value(json_object_get(error, "message"))
+                                                              : "The backend refused the request.");
     leg->last_status = leg->status;
     json_decref(root);
 }
@@ -256,7 +262,10 @@ static void on_refused(struct leg *leg, uint64_t now)
 {
     keep_error(leg);
     if (is_refusal(leg->status) && !begun(leg)) {
-        run_fail(leg->run, leg->status, leg->last_error != NULL ? json_incref(leg->last_error) : nef_ai_error(leg->status, "", "", "The backend refused the request."), 0);
+        run_fail(leg->run, leg->status,
+                 leg->last_error != NULL ? json_incref(leg->last_error)
+                                         : nef_ai_error(leg->status, "", "", "The backend refused the request."),
+                 0);
         return;
     }
     if (!is_refusal(leg->status) && leg->status < 500 && leg->status != 429) {
@@ -383,10 +392,10 @@ static nef_err start_on(struct leg *leg, struct backend *b, uint64_t now)
 static void end_by_length(struct leg *leg)
 {
     json_t *event = leg->run->o.kind == NEF_AI_CHAT
-                        ? json_pack("{s:s, s:[{s:i, s:{}, s:s}]}", "object", "chat.completion.chunk", "choices", "index", 0, "delta",
-                                    "finish_reason", "length")
-                        : json_pack("{s:s, s:[{s:i, s:s, s:s}]}", "object", "text_completion", "choices", "index", 0, "text", "",
-                                    "finish_reason", "length");
+                        ? json_pack("{s:s, s:[{s:i, s:{}, s:s}]}", "object", "chat.completion.chunk", "choices",
+                                    "index", 0, "delta", "finish_reason", "length")
+                        : json_pack("{s:s, s:[{s:i, s:s, s:s}]}", "object", "text_completion", "choices", "index", 0,
+                                    "text", "", "finish_reason", "length");
     json_t *chunk = NULL;
 
     if (event == NULL || nef_splice_take(leg->splice, event, &chunk) != NEF_OK || chunk == NULL) {
@@ -425,17 +434,23 @@ void leg_start(struct leg *leg, uint64_t now)
             wait_for_any(leg, now, "No backend has this model now.");
             return;
         }
-        run_fail(run, 404, nef_ai_error(404, "model_not_found", "model", "The model '%.120s' does not exist or you do not have access to it.", run->model), 0);
+        run_fail(run, 404,
+                 nef_ai_error(404, "model_not_found", "model",
+                              "The model '%.120s' does not exist or you do not have access to it.", run->model),
+                 0);
         return;
     case NEF_ROUTE_DENIED:
-        run_fail(run, 403, nef_ai_error(403, "zone_denied", "", "No zone that may compute for this key has the model."), 0);
+        run_fail(run, 403, nef_ai_error(403, "zone_denied", "", "No zone that may compute for this key has the model."),
+                 0);
         return;
     case NEF_ROUTE_NONE_HEALTHY:
         wait_for_any(leg, now, "No backend of this model answers now.");
         return;
     case NEF_ROUTE_SHED:
         nef_gateway_metrics_shed(run->g->metrics);
-        run_fail(run, 503, nef_ai_error(503, "overloaded", "", "The region has more requests than it can compute now; try again soon."),
+        run_fail(run, 503,
+                 nef_ai_error(503, "overloaded", "",
+                              "The region has more requests than it can compute now; try again soon."),
                  RETRY_AFTER_S);
         return;
     case NEF_ROUTE_TAKEN:

@@ -1,8 +1,9 @@
 /* libcurl's multi interface on epoll; see loop.h.
  *
- * libcurl says by on_socket what it waits for and by on_timer when it wants to be called; we say what happened. Calls are never added
- * or removed within its callbacks (it forbids that): what ended is collected from its messages afterwards, and a call that is
- * cancelled inside another one's callback is taken out when the loop is back at its own level. */
+ * libcurl says by on_socket what it waits for and by on_timer when it wants to be called; we say what happened. Calls
+ * are never added or removed within its callbacks (it forbids that): what ended is collected from its messages
+ * afterwards, and a call that is cancelled inside another one's callback is taken out when the loop is back at its own
+ * level. */
 #include "gateway/loop.h"
 #include <curl/curl.h>
 #include <errno.h>

@@ -1,7 +1,8 @@
 /* One thread for all backends: HTTP calls whose answers are streams, timers, and work that other threads post.
  *
- * libcurl's multi interface on epoll: thousands of calls cost descriptors and some kilobytes each, no threads. Everything here but
- * nef_loop_post is for the loop's thread, which is the one that calls back. Callbacks must not block.
+ * libcurl's multi interface on epoll: thousands of calls cost descriptors and some kilobytes each, no threads.
+ * Everything here but nef_loop_post is for the loop's thread, which is the one that calls back. Callbacks must not
+ * block.
  *
  * A call ends by `end`, once, unless it was cancelled: then nothing is called any more. */
 #ifndef NEF_GATEWAY_LOOP_H
@@ -18,7 +19,8 @@ struct nef_loop;
 
 /* tick: called every few milliseconds (NEF_LOOP_TICK_MS or a little later). */
 #define NEF_LOOP_TICK_MS 20u
-NEF_MUST_CHECK nef_err nef_loop_start(void (*tick)(void *context, uint64_t now_ns), void *context, struct nef_loop **out_loop);
+NEF_MUST_CHECK nef_err nef_loop_start(void (*tick)(void *context, uint64_t now_ns), void *context,
+                                      struct nef_loop **out_loop);
 /* Calls under way are cancelled; what was posted is run. NULL is accepted. */
 void nef_loop_stop(struct nef_loop *loop);
 
@@ -42,10 +44,12 @@ struct nef_loop_call_options {
     const void *body;           /* NULL: GET; copied */
     size_t body_bytes;
     uint32_t connect_ms, total_ms; /* total 0: none */
-    void (*head)(void *context, unsigned status, const char *content_type); /* before the first data; content_type "" if none */
+    void (*head)(void *context, unsigned status,
+                 const char *content_type); /* before the first data; content_type "" if none */
     /* False: the call is ended at once, with NEF_E_PROTOCOL. */
     bool (*data)(void *context, const void *bytes, size_t count);
-    /* NEF_OK: the answer came whole. NEF_E_PEER: nobody there, so nothing was sent. NEF_E_UNAVAILABLE, NEF_E_TIMEOUT: it broke off. */
+    /* NEF_OK: the answer came whole. NEF_E_PEER: nobody there, so nothing was sent. NEF_E_UNAVAILABLE, NEF_E_TIMEOUT:
+     * it broke off. */
     void (*end)(void *context, nef_err err);
     void *context;
 };

@@ -10,8 +10,10 @@
 #define KIND_COUNT  3u
 
 /* Seconds; OpenTelemetry's advice for durations, first tokens and times per token. */
-static const double durations[BOUND_COUNT] = {0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92};
-static const double per_token[BOUND_COUNT] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75};
+static const double durations[BOUND_COUNT] = {0.01, 0.02, 0.04, 0.08,  0.16,  0.32,  0.64,
+                                              1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92};
+static const double per_token[BOUND_COUNT] = {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075,
+                                              0.1,   0.15,   0.2,   0.3,  0.4,   0.5,  0.75};
 static const double pauses[BOUND_COUNT] = {0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 1.5, 2, 3, 5};
 static const char *const kinds[KIND_COUNT] = {"chat", "text_completion", "embeddings"};
 
@@ -54,8 +56,8 @@ static void put(struct histogram *h, const double bounds[BOUND_COUNT], uint64_t 
     count(&h->sum_ns, ns);
 }
 
-void nef_gateway_metrics_run(struct nef_gateway_metrics *m, enum nef_ai_kind kind, const struct nef_ai_end *end, uint64_t duration_ns,
-                             uint64_t first_ns)
+void nef_gateway_metrics_run(struct nef_gateway_metrics *m, enum nef_ai_kind kind, const struct nef_ai_end *end,
+                             uint64_t duration_ns, uint64_t first_ns)
 {
     NEF_ASSERT((uint32_t)kind < KIND_COUNT);
     count(&m->requests[kind], 1);
@@ -109,7 +111,8 @@ static void family(struct nef_buf *out, const char *name, const char *type, cons
         nef_buf_printf(out, "# UNIT %s %s\n", name, unit);
 }
 
-static void histogram(struct nef_buf *out, const char *name, const char *kind, const struct histogram *h, const double bounds[BOUND_COUNT])
+static void histogram(struct nef_buf *out, const char *name, const char *kind, const struct histogram *h,
+                      const double bounds[BOUND_COUNT])
 {
     uint64_t sum = 0;
 
@@ -124,13 +127,15 @@ static void histogram(struct nef_buf *out, const char *name, const char *kind, c
             nef_buf_printf(out, "le=\"+Inf\"} %" PRIu64 "\n", sum);
     }
     if (kind != NULL)
-        nef_buf_printf(out, "%s_count{gen_ai_operation_name=\"%s\"} %" PRIu64 "\n%s_sum{gen_ai_operation_name=\"%s\"} %.9f\n", name, kind, sum,
-                       name, kind, (double)get(&h->sum_ns) / 1e9);
+        nef_buf_printf(
+            out, "%s_count{gen_ai_operation_name=\"%s\"} %" PRIu64 "\n%s_sum{gen_ai_operation_name=\"%s\"} %.9f\n",
+            name, kind, sum, name, kind, (double)get(&h->sum_ns) / 1e9);
     else
         nef_buf_printf(out, "%s_count %" PRIu64 "\n%s_sum %.9f\n", name, sum, name, (double)get(&h->sum_ns) / 1e9);
 }
 
-static void by_kind(struct nef_buf *out, const char *name, const char *help, const struct histogram *h, const double bounds[BOUND_COUNT])
+static void by_kind(struct nef_buf *out, const char *name, const char *help, const struct histogram *h,
+                    const double bounds[BOUND_COUNT])
 {
     family(out, name, "histogram", "seconds", help);
     for (uint32_t i = 0; i < KIND_COUNT; i++)
@@ -156,19 +161,27 @@ static void gauge(struct nef_buf *out, const char *name, const char *help, uint6
     nef_buf_printf(out, "%s %" PRIu64 "\n", name, value);
 }
 
-void nef_gateway_metrics_text(struct nef_gateway_metrics *m, const struct nef_gateway_metrics_now *now, struct nef_buf *out)
+void nef_gateway_metrics_text(struct nef_gateway_metrics *m, const struct nef_gateway_metrics_now *now,
+                              struct nef_buf *out)
 {
     static const char *const losses[NEF_LOSS_COUNT] = {"connection", "status", "garbage", "stall", "health"};
 
-    by_kind(out, "gen_ai_server_request_duration_seconds", "From a request to the end of its answer.", m->duration, durations);
-    by_kind(out, "gen_ai_server_time_to_first_token_seconds", "From a request to its first token.", m->first, durations);
-    by_kind(out, "gen_ai_server_time_per_output_token_seconds", "Between tokens of an answer, behind the first.", m->output, per_token);
+    by_kind(out, "gen_ai_server_request_duration_seconds", "From a request to the end of its answer.", m->duration,
+            durations);
+    by_kind(out, "gen_ai_server_time_to_first_token_seconds", "From a request to its first token.", m->first,
+            durations);
+    by_kind(out, "gen_ai_server_time_per_output_token_seconds", "Between tokens of an answer, behind the first.",
+            m->output, per_token);
     family(out, "gen_ai_client_token_usage", "counter", NULL, "Tokens, each counted once whatever was computed again.");
     for (uint32_t i = 0; i < KIND_COUNT; i++) {
-        nef_buf_printf(out, "gen_ai_client_token_usage_total{gen_ai_operation_name=\"%s\",gen_ai_token_type=\"input\"} %" PRIu64 "\n", kinds[i],
-                       get(&m->input[i]));
-        nef_buf_printf(out, "gen_ai_client_token_usage_total{gen_ai_operation_name=\"%s\",gen_ai_token_type=\"output\"} %" PRIu64 "\n", kinds[i],
-                       get(&m->answered[i]));
+        nef_buf_printf(
+            out,
+            "gen_ai_client_token_usage_total{gen_ai_operation_name=\"%s\",gen_ai_token_type=\"input\"} %" PRIu64 "\n",
+            kinds[i], get(&m->input[i]));
+        nef_buf_printf(
+            out,
+            "gen_ai_client_token_usage_total{gen_ai_operation_name=\"%s\",gen_ai_token_type=\"output\"} %" PRIu64 "\n",
+            kinds[i], get(&m->answered[i]));
     }
     counters(out, "nef_ai_cached_tokens", "Prompt tokens that needed no computing.", m->cached);
     counters(out, "nef_ai_requests", "Requests that ended.", m->requests);
@@ -179,7 +192,8 @@ void nef_gateway_metrics_text(struct nef_gateway_metrics *m, const struct nef_ga
         nef_buf_printf(out, "nef_ai_losses_total{why=\"%s\"} %" PRIu64 "\n", losses[i], get(&m->losses[i]));
     counter(out, "nef_ai_continuations", "Streams that went on elsewhere after a first token.", get(&m->continuations));
     counter(out, "nef_ai_shed", "Requests refused because capacity was short.", get(&m->shed));
-    family(out, "nef_ai_pause_seconds", "histogram", "seconds", "Silence that a client saw when its stream went on elsewhere.");
+    family(out, "nef_ai_pause_seconds", "histogram", "seconds",
+           "Silence that a client saw when its stream went on elsewhere.");
     histogram(out, "nef_ai_pause_seconds", NULL, &m->pause, pauses);
     family(out, "nef_ai_pause_max_seconds", "gauge", "seconds", "The longest of those.");
     nef_buf_printf(out, "nef_ai_pause_max_seconds %.9f\n", (double)get(&m->pause_max_ns) / 1e9);

@@ -1,5 +1,6 @@
-/* Counters of the gateway, with OpenTelemetry's names for generative AI (semantic conventions, gen_ai.server.*) as OpenMetrics
- * writes them. Labels are operations, backends' kinds and errors: nothing that a client chooses. Any thread, relaxed atomics. */
+/* Counters of the gateway, with OpenTelemetry's names for generative AI (semantic conventions, gen_ai.server.*) as
+ * OpenMetrics writes them. Labels are operations, backends' kinds and errors: nothing that a client chooses. Any
+ * thread, relaxed atomics. */
 #ifndef NEF_GATEWAY_METRICS_H
 #define NEF_GATEWAY_METRICS_H
 
@@ -32,6 +33,7 @@ void nef_gateway_metrics_shed(struct nef_gateway_metrics *m);
 struct nef_gateway_metrics_now {
     uint32_t connections, runs, waiting, relayed;
 };
-void nef_gateway_metrics_text(struct nef_gateway_metrics *m, const struct nef_gateway_metrics_now *now, struct nef_buf *out);
+void nef_gateway_metrics_text(struct nef_gateway_metrics *m, const struct nef_gateway_metrics_now *now,
+                              struct nef_buf *out);
 
 #endif

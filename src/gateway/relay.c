@@ -1,10 +1,11 @@
-/* The relay's listener: how the other zones' gateways reach this zone's backends. Mutual TLS with the region's CA; only a zone of the
- * configuration is let in, and it has already asked who the user is and what it may do.
+/* The relay's listener: how the other zones' gateways reach this zone's backends. Mutual TLS with the region's CA; only
+ * a zone of the configuration is let in, and it has already asked who the user is and what it may do.
  *
- *   GET  /relay/state        {"zone", "backends": [{"name", "kind", "models", "slots", "in_flight", "healthy", "token_ids"}]}
- *   POST /v1/...             to the backend that x-nef-backend names, headers and bytes as they are
+ *   GET  /relay/state        {"zone", "backends": [{"name", "kind", "models", "slots", "in_flight", "healthy",
+ * "token_ids"}]} POST /v1/...             to the backend that x-nef-backend names, headers and bytes as they are
  *
- * Nothing goes on elsewhere here: when the backend is lost the stream is cut, and the gateway that has the client decides. */
+ * Nothing goes on elsewhere here: when the backend is lost the stream is cut, and the gateway that has the client
+ * decides. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,10 +155,11 @@ static void put_state(struct relayed *r)
         for (uint32_t i = 0; i < b->model_count && models != NULL; i++)
             (void)json_array_append_new(models, json_string(b->models[i]));
         if (b->kind != BACKEND_REMOTE && !b->gone)
-            (void)json_array_append_new(
-                list, json_pack("{s:s, s:s, s:O, s:i, s:i, s:b, s:b}", "name", b->name, "kind",
-                                b->kind == BACKEND_ENGINE ? "engine" : "external", "models", models, "slots", (int)b->slots,
-                                "in_flight", (int)b->in_flight, "healthy", (int)b->healthy, "token_ids", (int)b->speaks.token_ids));
+            (void)json_array_append_new(list,
+                                        json_pack("{s:s, s:s, s:O, s:i, s:i, s:b, s:b}", "name", b->name, "kind",
+                                                  b->kind == BACKEND_ENGINE ? "engine" : "external", "models", models,
+                                                  "slots", (int)b->slots, "in_flight", (int)b->in_flight, "healthy",
+                                                  (int)b->healthy, "token_ids", (int)b->speaks.token_ids));
         json_decref(models);
     }
     root = json_pack("{s:s, s:o}", "zone", g->zone, "backends", list);

@@ -1,12 +1,14 @@
 /* Which backend computes a request, and whether it is taken at all. PURE: numbers in, a decision out.
  *
- * Policy comes first and a loss never widens it: a backend in a zone that the caller may not use isn't looked at, also when it
- * is the only one left. Then health; then the least loaded, where the own zone counts as less loaded by one request in every slot,
- * so that the other zone helps only when the queue here is a whole round longer. Equals: the earlier one.
+ * Policy comes first and a loss never widens it: a backend in a zone that the caller may not use isn't looked at, also
+ * when it is the only one left. Then health; then the least loaded, where the own zone counts as less loaded by one
+ * request in every slot, so that the other zone helps only when the queue here is a whole round longer. Equals: the
+ * earlier one.
  *
- * Load is shed at the door, by priority: with C slots in backends that may serve the request and F requests a slot at most
- * (queue_factor), a caller of priority p is refused when more than C * F * share(p) are in flight, share = 0.6 + 0.1 * p up to 1.
- * So when a zone is lost and C halves, low priorities are refused at once, and those above them don't become slower. */
+ * Load is shed at the door, by priority: with C slots in backends that may serve the request and F requests a slot at
+ * most (queue_factor), a caller of priority p is refused when more than C * F * share(p) are in flight, share = 0.6 +
+ * 0.1 * p up to 1. So when a zone is lost and C halves, low priorities are refused at once, and those above them don't
+ * become slower. */
 #ifndef NEF_GATEWAY_ROUTE_H
 #define NEF_GATEWAY_ROUTE_H
 

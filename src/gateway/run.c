@@ -39,8 +39,8 @@ json_t *nef_ai_error(unsigned status, const char *code, const char *param, const
     va_start(args, format);
     (void)vsnprintf(message, sizeof(message), format, args);
     va_end(args);
-    return json_pack("{s:s, s:s, s:o, s:o}", "message", message, "type", type_of(status), "param", text_or_null(param), "code",
-                     text_or_null(code));
+    return json_pack("{s:s, s:s, s:o, s:o}", "message", message, "type", type_of(status), "param", text_or_null(param),
+                     "code", text_or_null(code));
 }
 
 /* ---- references ---- */
@@ -209,7 +209,8 @@ void run_chunk(struct nef_ai_run *run, struct leg *leg, json_t *chunk)
 /* ---- the start: what the body says ---- */
 
 /* The body of choice J of prompt I. */
-static json_t *leg_body(const struct nef_ai_run *run, const json_t *prompts, uint32_t prompt, uint32_t choice, uint64_t seed)
+static json_t *leg_body(const struct nef_ai_run *run, const json_t *prompts, uint32_t prompt, uint32_t choice,
+                        uint64_t seed)
 {
     json_t *body = json_copy(run->o.body);
     bool good = body != NULL;
@@ -246,7 +247,8 @@ static nef_err make_legs(struct nef_ai_run *run)
     uint32_t prompt_count = prompts != NULL ? (uint32_t)json_array_size(prompts) : 1;
     nef_err err = NEF_OK;
 
-    if ((n != NULL && !json_is_null(n) && (!json_is_integer(n) || json_integer_value(n) < 1 || json_integer_value(n) > NEF_AI_CHOICES_MAX)) ||
+    if ((n != NULL && !json_is_null(n) &&
+         (!json_is_integer(n) || json_integer_value(n) < 1 || json_integer_value(n) > NEF_AI_CHOICES_MAX)) ||
         prompt_count > NEF_AI_CHOICES_MAX)
         return NEF_E_RANGE;
     run->choices = json_is_integer(n) ? (uint32_t)json_integer_value(n) : 1;
@@ -316,19 +318,23 @@ static void begin(struct nef_ai_run *run)
     g->runs = run;
     run->listed = true;
     if (run->model == NULL) {
-        run_fail(run, 400, nef_ai_error(400, "missing_required_parameter", "model", "you must provide a model parameter"), 0);
+        run_fail(run, 400,
+                 nef_ai_error(400, "missing_required_parameter", "model", "you must provide a model parameter"), 0);
         return;
     }
     err = make_legs(run);
     if (err == NEF_OK && run->o.given != NULL)
         err = take_given(run);
     if (err == NEF_E_RANGE) {
-        run_fail(run, 400, nef_ai_error(400, "invalid_value", "n", "At most %u choices of all prompts together.", NEF_AI_CHOICES_MAX),
-                 0);
+        run_fail(
+            run, 400,
+            nef_ai_error(400, "invalid_value", "n", "At most %u choices of all prompts together.", NEF_AI_CHOICES_MAX),
+            0);
         return;
     }
     if (err != NEF_OK) {
-        run_fail(run, 500, nef_ai_error(500, nef_err_name(err), "", "The request can't be begun: %s.", nef_err_text(err)), 0);
+        run_fail(run, 500,
+                 nef_ai_error(500, nef_err_name(err), "", "The request can't be begun: %s.", nef_err_text(err)), 0);
         return;
     }
     for (uint32_t i = 0; i < run->leg_count && !run->ended; i++) {

@@ -1,6 +1,7 @@
 /* What run.c (runs) and leg.c (their legs) share; for nobody else.
  *
- * A run has a leg for each choice: `n` of them for each prompt. A leg is one splice over one backend's stream at a time:
+ * A run has a leg for each choice: `n` of them for each prompt. A leg is one splice over one backend's stream at a
+ * time:
  *
  *   WAITING -- a backend is found --> ACTIVE -- its stream ends --> DONE
  *      ^                                 |

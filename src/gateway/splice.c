@@ -322,7 +322,8 @@ static nef_err keep_call(struct nef_splice *s, const json_t *call)
         if (grown == NULL)
             return NEF_E_NOMEM;
         s->calls = grown;
-        s->calls[s->call_count++] = (struct nef_splice_call){.name.max = NEF_AI_ANSWER_MAX, .arguments.max = NEF_AI_ANSWER_MAX};
+        s->calls[s->call_count++] =
+            (struct nef_splice_call){.name.max = NEF_AI_ANSWER_MAX, .arguments.max = NEF_AI_ANSWER_MAX};
     }
     c = &s->calls[at];
     if (json_is_string(name))
@@ -455,7 +456,8 @@ static nef_err take_choice(struct nef_splice *s, json_t *choice, bool *out_give)
     return NEF_OK;
 }
 
-/* The chunk of an event: everything of its own but usage, ids that nobody asked for, and the choice, which is replaced. */
+/* The chunk of an event: everything of its own but usage, ids that nobody asked for, and the choice, which is replaced.
+ */
 static json_t *chunk_of(const struct nef_splice *s, const json_t *event, json_t *choice)
 {
     json_t *chunk = json_copy((json_t *)(uintptr_t)event), *choices = json_array();
@@ -533,8 +535,8 @@ nef_err nef_splice_given(struct nef_splice *s, const json_t *chunk)
     if (choice != NULL) /* its index is the client's */
         (void)json_object_set_new(choice, "index", json_integer(0));
     if (!s->given_any) {
-        /* Whoever gave these gave ids with each piece if it was the built-in engine: others are asked for them only by backends
-         * that the next try can't know. */
+        /* Whoever gave these gave ids with each piece if it was the built-in engine: others are asked for them only by
+         * backends that the next try can't know. */
         s->ids_whole = s->ids_built_in = s->asked_built_in = true;
     }
     err = event == NULL ? NEF_E_NOMEM : nef_splice_take(s, event, &ignored);

@@ -1,16 +1,16 @@
-/* One choice of a client, made of one or more backends' streams: what was given so far, how another backend is asked to go on,
- * what is dropped at the seam. PURE: JSON in, JSON out.
+/* One choice of a client, made of one or more backends' streams: what was given so far, how another backend is asked to
+ * go on, what is dropped at the seam. PURE: JSON in, JSON out.
  *
  * A lost stream goes on in one of three ways:
  *   fresh   nothing was given yet: the request again
- *   ids     the built-in engine: it gets the token ids of what was given (nef_continue_token_ids), computes from there with the same seed, and
- *           gives exactly the bytes that it would have given
- *   text    others: a chat gets the answer so far as its last message (continue_final_message), a completion as the end of its prompt.
- *           No text is lost, doubled or reordered; but the tokens at the seam may be others than without the loss, because text is
- *           cut into tokens anew, and a schema isn't enforced behind the seam (docs/gateway.md)
+ *   ids     the built-in engine: it gets the token ids of what was given (nef_continue_token_ids), computes from there
+ * with the same seed, and gives exactly the bytes that it would have given text    others: a chat gets the answer so
+ * far as its last message (continue_final_message), a completion as the end of its prompt. No text is lost, doubled or
+ * reordered; but the tokens at the seam may be others than without the loss, because text is cut into tokens anew, and
+ * a schema isn't enforced behind the seam (docs/gateway.md)
  *
- * The text of an answer is kept in Qwen's own form (Hermes): <think>, <tool_call>. In the text way a backend that goes on in
- * the middle of such a block gives the rest of it as plain content; it is put where it belongs here.
+ * The text of an answer is kept in Qwen's own form (Hermes): <think>, <tool_call>. In the text way a backend that goes
+ * on in the middle of such a block gives the rest of it as plain content; it is put where it belongs here.
  *
  * Usage is counted once: of the prompt as the client sent it, of the answer all that was given. */
 #ifndef NEF_GATEWAY_SPLICE_H
@@ -30,18 +30,21 @@ struct nef_splice_backend {
     bool token_ids; /* return_token_ids */
 };
 
-/* body: the request for this one choice (no `n`, one prompt); a reference is taken, it isn't changed. seed: for the built-in engine if body has
- * none. Errors: NEF_E_NOMEM. */
-NEF_MUST_CHECK nef_err nef_splice_new(enum nef_ai_kind kind, json_t *body, uint64_t seed, struct nef_splice **out_splice);
+/* body: the request for this one choice (no `n`, one prompt); a reference is taken, it isn't changed. seed: for the
+ * built-in engine if body has none. Errors: NEF_E_NOMEM. */
+NEF_MUST_CHECK nef_err nef_splice_new(enum nef_ai_kind kind, json_t *body, uint64_t seed,
+                                      struct nef_splice **out_splice);
 void nef_splice_free(struct nef_splice *s); /* wipes; NULL is accepted */
 
-/* The body for the next backend; begins a try. Errors: NEF_E_RANGE: nothing is left to compute (the answer has its max_tokens);
- * NEF_E_UNSUPPORTED: it can't go on there; NEF_E_NOMEM. */
-NEF_MUST_CHECK nef_err nef_splice_request(struct nef_splice *s, const struct nef_splice_backend *backend, json_t **out_body);
+/* The body for the next backend; begins a try. Errors: NEF_E_RANGE: nothing is left to compute (the answer has its
+ * max_tokens); NEF_E_UNSUPPORTED: it can't go on there; NEF_E_NOMEM. */
+NEF_MUST_CHECK nef_err nef_splice_request(struct nef_splice *s, const struct nef_splice_backend *backend,
+                                          json_t **out_body);
 
-/* An event of the stream, parsed. *out_chunk: the chunk for the client, new, or NULL: nothing to give. Its choice has index 0.
- * Errors: NEF_E_PROTOCOL: no backend that works says such a thing; NEF_E_UNAVAILABLE: it is an error object; NEF_E_LIMIT: the answer is
- * longer than what is kept; NEF_E_NOMEM. After an error the try is over, and what was given before stays given. */
+/* An event of the stream, parsed. *out_chunk: the chunk for the client, new, or NULL: nothing to give. Its choice has
+ * index 0. Errors: NEF_E_PROTOCOL: no backend that works says such a thing; NEF_E_UNAVAILABLE: it is an error object;
+ * NEF_E_LIMIT: the answer is longer than what is kept; NEF_E_NOMEM. After an error the try is over, and what was given
+ * before stays given. */
 NEF_MUST_CHECK nef_err nef_splice_take(struct nef_splice *s, const json_t *event, json_t **out_chunk);
 /* A chunk that was given by an earlier run: counts as given. Errors: as take. */
 NEF_MUST_CHECK nef_err nef_splice_given(struct nef_splice *s, const json_t *chunk);

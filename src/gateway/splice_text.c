@@ -1,7 +1,8 @@
-/* The seam of the text way: the answer so far in the model's own form, and where what comes behind it belongs; see splice.h.
+/* The seam of the text way: the answer so far in the model's own form, and where what comes behind it belongs; see
+ * splice.h.
  *
- * A backend that goes on inside <think> or <tool_call> has a parser that never saw the block begin, and most of them give the rest
- * of it as content. So content is walked through until the block is over:
+ * A backend that goes on inside <think> or <tool_call> has a parser that never saw the block begin, and most of them
+ * give the rest of it as content. So content is walked through until the block is over:
  *
  *   thinking   -- </think> --> blank lines --> content
  *   arguments  -- their object is whole --> call end -- </tool_call> --> blank lines --> content
@@ -92,8 +93,8 @@ static size_t tail_of(const char *text, size_t bytes, const char *tag)
     return most;
 }
 
-/* Looks for TAG over the borders of pieces; what comes before it goes to OUT (NULL: nowhere). Returns bytes of TEXT used;
- * *out_found says whether the tag ended there. */
+/* Looks for TAG over the borders of pieces; what comes before it goes to OUT (NULL: nowhere). Returns bytes of TEXT
+ * used; *out_found says whether the tag ended there. */
 static size_t until_tag(struct nef_buf *held, const char *text, size_t bytes, const char *tag, struct nef_buf *out,
                         bool *out_found)
 {
@@ -174,7 +175,8 @@ static nef_err repeated(struct nef_splice *s, const json_t *call, struct parts *
     const struct nef_splice_call *last = &s->calls[s->calls_before - 1];
     const json_t *function = json_object_get(call, "function"), *name = json_object_get(function, "name");
     const json_t *arguments = json_object_get(function, "arguments");
-    size_t bytes = json_string_length(arguments), known = last->arguments.bytes - NEF_MIN(s->seam.repeated, last->arguments.bytes);
+    size_t bytes = json_string_length(arguments),
+           known = last->arguments.bytes - NEF_MIN(s->seam.repeated, last->arguments.bytes);
     size_t same = NEF_MIN(bytes, known);
 
     if (json_is_string(name) && (json_string_length(name) != last->name.bytes ||
@@ -231,7 +233,8 @@ static nef_err put_text(json_t *delta, const char *name, const struct nef_buf *t
         return NEF_OK;
     }
     /* a piece that isn't UTF-8 is none that a backend's JSON can hold */
-    return json_object_set_new(delta, name, json_stringn((const char *)text->data, text->bytes)) == 0 ? NEF_OK : NEF_E_PROTOCOL;
+    return json_object_set_new(delta, name, json_stringn((const char *)text->data, text->bytes)) == 0 ? NEF_OK
+                                                                                                      : NEF_E_PROTOCOL;
 }
 
 nef_err nef_splice_seam(struct nef_splice *s, json_t *choice)

@@ -1,6 +1,6 @@
-/* Server-sent events, parsed as they come (WHATWG HTML, section 9.2.6): lines end with LF, CR or CRLF, `data` lines of an
- * event are joined with LF, comments and other fields are skipped, an event that the stream's end cuts off doesn't count.
- * PURE. Bytes are hostile: an event above the limit ends the parse. */
+/* Server-sent events, parsed as they come (WHATWG HTML, section 9.2.6): lines end with LF, CR or CRLF, `data` lines of
+ * an event are joined with LF, comments and other fields are skipped, an event that the stream's end cuts off doesn't
+ * count. PURE. Bytes are hostile: an event above the limit ends the parse. */
 #ifndef NEF_GATEWAY_SSE_H
 #define NEF_GATEWAY_SSE_H
 
@@ -20,8 +20,8 @@ struct nef_sse {
 
 void nef_sse_init(struct nef_sse *s, size_t event_max);
 void nef_sse_done(struct nef_sse *s); /* wipes */
-/* EVENT is called for each whole event's data (NUL behind it, not counted; valid during the call); returning false stops:
- * what follows is not looked at (NEF_E_CLOSED). Errors: NEF_E_LIMIT, NEF_E_NOMEM. After an error: only done. */
+/* EVENT is called for each whole event's data (NUL behind it, not counted; valid during the call); returning false
+ * stops: what follows is not looked at (NEF_E_CLOSED). Errors: NEF_E_LIMIT, NEF_E_NOMEM. After an error: only done. */
 NEF_MUST_CHECK nef_err nef_sse_take(struct nef_sse *s, const void *bytes, size_t count,
                                     bool (*event)(void *context, const char *data, size_t data_bytes), void *context);
 

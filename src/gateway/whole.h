@@ -1,7 +1,7 @@
 /* A whole answer from the chunks of a stream, for clients that don't stream. PURE.
  *
- * The gateway always streams from its backends, since only a stream can go on elsewhere. Deltas are concatenated: text, reasoning, calls
- * by their index, log probabilities, token ids; of other members of a choice the last one counts. */
+ * The gateway always streams from its backends, since only a stream can go on elsewhere. Deltas are concatenated: text,
+ * reasoning, calls by their index, log probabilities, token ids; of other members of a choice the last one counts. */
 #ifndef NEF_GATEWAY_WHOLE_H
 #define NEF_GATEWAY_WHOLE_H
 

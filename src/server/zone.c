@@ -85,6 +85,16 @@ static void raise_limits(void)
     }
 }
 
+/* A zone that serves models holds prompts in plain memory, which a core dump would put onto a disk. Of a limit of 1
+ * byte nothing is written, and a program that dumps are piped to isn't started either (with 0 it would be: core(5)). */
+static void no_core(void)
+{
+    const struct rlimit one = {1, 1};
+
+    if (setrlimit(RLIMIT_CORE, &one) != 0)
+        nef_trace(NEF_TRACE_WARN, "core_limit", "s:why", strerror(errno), NULL);
+}
+
 struct zone {
     struct nef_zone_config config;
     struct nef_root_credentials root;
@@ -225,6 +235,8 @@ int nef_zone_main(const char *config_path)
     if (open_trace(&z.config) != 0)
         return 2;
     raise_limits();
+    if (z.config.has_ai)
+        no_core();
     ignore_signals(SIGPIPE, SIGHUP); /* before the first link can break */
     if (nef_crypto_init() != NEF_OK) {
         nef_trace(NEF_TRACE_ERROR, "crypto_selftest_failed", NULL);

@@ -1,5 +1,5 @@
-/* What a backend says: server-sent events into a splice, in pieces. The first byte says how the stream is cut and after how many events the
- * backend is lost; the rest is the stream, which is told to each of three backends in turn. */
+/* What a backend says: server-sent events into a splice, in pieces. The first byte says how the stream is cut and after
+ * how many events the backend is lost; the rest is the stream, which is told to each of three backends in turn. */
 #include <stdint.h>
 #include <stdlib.h>
 #include "base/assert.h"

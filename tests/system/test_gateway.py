@@ -245,6 +245,9 @@ def test_nothing_of_it_is_in_logs_and_metrics(r):
     r.call("/v1/chat/completions?" + secret, {"model": secret, "messages": []})
     for z in ("a", "b"):
         assert secret not in r.admin(z, "/metrics").decode() and secret not in r.admin(z, "/ai/status").decode()
+    for pid in [r.pids()["zone-a"], r.engine_pid("a")]:  # no core dump, to a file or a pipe
+        with open(f"/proc/{pid}/limits") as f:
+            assert next(line.split()[4] for line in f if line.startswith("Max core file size")) == "1"
     key = r.json["ai_key"].split(":")[1]
     for name in os.listdir(r.path("logs")):
         with open(r.path("logs", name), errors="replace") as f:

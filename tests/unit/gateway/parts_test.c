@@ -175,7 +175,9 @@ static char *give(struct nef_splice *s, const char *delta, const char *beside)
     event = parse(text);
     assert_int_equal(nef_splice_take(s, event, &chunk), NEF_OK);
     json_decref(event);
-    out = chunk == NULL ? strdup("") : json_dumps(json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "delta"), JSON_COMPACT);
+    out = chunk == NULL ? strdup("")
+                        : json_dumps(json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "delta"),
+                                     JSON_COMPACT);
     json_decref(chunk);
     return out;
 }
@@ -317,15 +319,18 @@ static void a_call_cut_anywhere(void **state)
 
             drop(ask(s, false));
             free(give(s, CALL("\"id\":\"c\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}"), ""));
-            event = json_pack("{s:[{s:i, s:{s:[{s:i, s:{s:s%}}]}}]}", "choices", "index", 0, "delta", "tool_calls", "index", 0, "function",
-                              "arguments", arguments, cut);
+            event = json_pack("{s:[{s:i, s:{s:[{s:i, s:{s:s%}}]}}]}", "choices", "index", 0, "delta", "tool_calls",
+                              "index", 0, "function", "arguments", arguments, cut);
             assert_int_equal(nef_splice_take(s, event, &chunk), NEF_OK);
             json_decref(event);
             json_decref(chunk);
             memcpy(joined, arguments, cut);
             body = ask(s, false);
-            (void)snprintf(whole, sizeof(whole), "<tool_call>\n{\"name\": \"f\", \"arguments\": %.*s", (int)cut, arguments);
-            assert_string_equal(json_string_value(json_object_get(json_array_get(json_object_get(body, "messages"), 1), "content")), whole);
+            (void)snprintf(whole, sizeof(whole), "<tool_call>\n{\"name\": \"f\", \"arguments\": %.*s", (int)cut,
+                           arguments);
+            assert_string_equal(
+                json_string_value(json_object_get(json_array_get(json_object_get(body, "messages"), 1), "content")),
+                whole);
             drop(body);
             (void)snprintf(whole, sizeof(whole), "%s%s then", arguments + cut, rest);
             for (size_t at = 0; at < strlen(whole); at += piece) {
@@ -337,7 +342,8 @@ static void a_call_cut_anywhere(void **state)
                 delta = json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "delta");
                 calls = json_object_get(delta, "tool_calls");
                 if (calls != NULL)
-                    (void)strcat(joined, json_string_value(json_object_get(json_object_get(json_array_get(calls, 0), "function"), "arguments")));
+                    (void)strcat(joined, json_string_value(json_object_get(
+                                             json_object_get(json_array_get(calls, 0), "function"), "arguments")));
                 if (json_object_get(delta, "content") != NULL)
                     (void)strcat(joined, json_string_value(json_object_get(delta, "content")));
                 json_decref(event);
@@ -360,14 +366,17 @@ static void a_call_given_again(void **state)
     drop(ask(s, false));
     expect(s, CALL("\"id\":\"d\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}"), "");
     expect(s, CALL("\"function\":{\"arguments\":\"{\\\"\"}"), "");
-    expect(s, CALL("\"function\":{\"arguments\":\"a\\\":1\"}"), "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\":1\"}}]}");
-    expect(s, CALL("\"function\":{\"arguments\":\"}\"}"), "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"}\"}}]}");
+    expect(s, CALL("\"function\":{\"arguments\":\"a\\\":1\"}"),
+           "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\":1\"}}]}");
+    expect(s, CALL("\"function\":{\"arguments\":\"}\"}"),
+           "{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"}\"}}]}");
     nef_splice_free(s);
     s = splice(NEF_AI_CHAT, CHAT);
     drop(ask(s, false));
     free(give(s, CALL("\"id\":\"c\",\"function\":{\"name\":\"f\",\"arguments\":\"{\\\"a\\\"\"}"), ""));
     drop(ask(s, false));
-    refuse(s, "{\"choices\":[{\"index\":0,\"delta\":" CALL("\"function\":{\"name\":\"g\",\"arguments\":\"\"}") "}]}", NEF_E_PROTOCOL);
+    refuse(s, "{\"choices\":[{\"index\":0,\"delta\":" CALL("\"function\":{\"name\":\"g\",\"arguments\":\"\"}") "}]}",
+           NEF_E_PROTOCOL);
     nef_splice_free(s);
 }
 
@@ -408,12 +417,16 @@ static void thoughts_cut_anywhere(void **state)
 static void a_whole_answer(void **state)
 {
     static const char *const chunks[] = {
-        "{\"id\":\"i\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}",
+        "{\"id\":\"i\",\"object\":\"chat.completion.chunk\",\"choices\":[{\"index\":0,\"delta\":{\"role\":"
+        "\"assistant\",\"content\":\"\"}}]}",
         "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"b\"},\"logprobs\":{\"content\":[1]}}]}",
         "{\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"token_ids\":[1]}]}",
-        "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"c\"},\"logprobs\":{\"content\":[2]},\"finish_reason\":\"stop\"}]}",
-        "{\"choices\":[{\"index\":0,\"delta\":" CALL("\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{\"}") ",\"token_ids\":[2,3]}]}",
-        "{\"choices\":[{\"index\":0,\"delta\":" CALL("\"function\":{\"arguments\":\"}\"}") ",\"finish_reason\":\"tool_calls\"}]}",
+        "{\"choices\":[{\"index\":1,\"delta\":{\"content\":\"c\"},\"logprobs\":{\"content\":[2]},\"finish_reason\":"
+        "\"stop\"}]}",
+        "{\"choices\":[{\"index\":0,\"delta\":" CALL("\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\","
+                                                     "\"arguments\":\"{\"}") ",\"token_ids\":[2,3]}]}",
+        "{\"choices\":[{\"index\":0,\"delta\":" CALL(
+            "\"function\":{\"arguments\":\"}\"}") ",\"finish_reason\":\"tool_calls\"}]}",
         "{\"choices\":[],\"usage\":{\"total_tokens\":9}}",
     };
     struct nef_whole *w = NULL;
@@ -430,12 +443,15 @@ static void a_whole_answer(void **state)
     }
     out = nef_whole_end(w);
     text = json_dumps(out, JSON_COMPACT);
-    assert_string_equal(text,
-                        "{\"id\":\"i\",\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"a\","
-                        "\"refusal\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},"
-                        "\"logprobs\":null,\"finish_reason\":\"tool_calls\",\"token_ids\":[1,2,3]},{\"index\":1,\"message\":{\"role\":\"assistant\","
-                        "\"content\":\"bc\",\"refusal\":null},\"logprobs\":{\"content\":[1,2]},\"finish_reason\":\"stop\"}],"
-                        "\"usage\":{\"total_tokens\":9}}");
+    assert_string_equal(
+        text, "{\"id\":\"i\",\"object\":\"chat.completion\",\"choices\":[{\"index\":0,\"message\":{\"role\":"
+              "\"assistant\",\"content\":\"a\","
+              "\"refusal\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\","
+              "\"arguments\":\"{}\"}}]},"
+              "\"logprobs\":null,\"finish_reason\":\"tool_calls\",\"token_ids\":[1,2,3]},{\"index\":1,\"message\":{"
+              "\"role\":\"assistant\","
+              "\"content\":\"bc\",\"refusal\":null},\"logprobs\":{\"content\":[1,2]},\"finish_reason\":\"stop\"}],"
+              "\"usage\":{\"total_tokens\":9}}");
     free(text);
     json_decref(out);
     nef_whole_free(w);
@@ -444,10 +460,17 @@ static void a_whole_answer(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(events_however_they_are_cut), cmocka_unit_test(events_have_a_limit), cmocka_unit_test(routes),
-        cmocka_unit_test(goes_on_by_ids),              cmocka_unit_test(goes_on_by_text),     cmocka_unit_test(nothing_left_to_compute),
-        cmocka_unit_test(what_no_backend_says),        cmocka_unit_test(a_call_cut_anywhere), cmocka_unit_test(a_call_given_again),
-        cmocka_unit_test(thoughts_cut_anywhere),       cmocka_unit_test(a_whole_answer),
+        cmocka_unit_test(events_however_they_are_cut),
+        cmocka_unit_test(events_have_a_limit),
+        cmocka_unit_test(routes),
+        cmocka_unit_test(goes_on_by_ids),
+        cmocka_unit_test(goes_on_by_text),
+        cmocka_unit_test(nothing_left_to_compute),
+        cmocka_unit_test(what_no_backend_says),
+        cmocka_unit_test(a_call_cut_anywhere),
+        cmocka_unit_test(a_call_given_again),
+        cmocka_unit_test(thoughts_cut_anywhere),
+        cmocka_unit_test(a_whole_answer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
