@@ -17,6 +17,7 @@ from lib.region import Region, wait_for  # noqa: E402
 from lib.s3raw import S3  # noqa: E402
 import failover  # noqa: E402
 import infer  # noqa: E402
+import serve  # noqa: E402
 
 MIB = 1 << 20
 OUT = os.path.join(ROOT, "build", "bench")
@@ -243,16 +244,18 @@ def main():
     regional = ["speed", "memory", "catchup", "failover"]
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("parts", nargs="*", choices=[[], "infer"] + regional)
+    parser.add_argument("parts", nargs="*", choices=[[], "infer", "serve"] + regional)
     args = parser.parse_args()
-    parts = args.parts or ["infer"] + regional
+    parts = args.parts or ["infer", "serve"] + regional
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lines = [f"### {now}" + (" (quick: a smoke test, not a measurement)" if args.quick else ""), "",
              f"Command: `{' '.join(['bench/run.sh'] + sys.argv[1:])}`."]
     if "infer" in parts:
         lines += [""] + infer.measure(args.quick)
+    if "serve" in parts:
+        lines += [""] + serve.measure(args.quick)
     if set(parts) & set(regional):
-        lines += [""] + measure_region([part for part in parts if part != "infer"], args.quick)
+        lines += [""] + measure_region([part for part in parts if part in regional], args.quick)
     text = "\n".join(lines) + "\n"
     path = os.path.join(OUT, "results.md")
     with open(path, "w") as f:

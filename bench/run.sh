@@ -2,6 +2,7 @@
 # run.sh [--quick] [PART ...]: what this machine gets out of Nef, as a block of markdown for bench/RESULTS.md. Parts:
 #   infer                             the inference engine beside llama.cpp: speed, start, memory, accuracy (infer.py);
 #                                     8 minutes, and once 2.6 GB of models in build/bench/models
+#   serve                             many streams at once beside llama.cpp: throughput, waits, memory (serve.py); 6 minutes
 #   speed memory catchup failover     a region: speed and recovery
 # All by default. --quick runs each for a moment, to see that the benchmark works; its numbers mean nothing.
 #

@@ -2,7 +2,7 @@
  *
  *   driver quantize SOURCE TARGET TYPE [--threads N]
  *   driver bench    MODEL [--threads N] [--prefill N[,N...]] [--decode N] [--depth N[,N...]] [--repeat N]
- *   driver streams  MODEL [--threads N] [--streams N] [--prompt N] [--decode N]
+ *   driver streams  MODEL [--threads N] [--streams N] [--shared N] [--prompt N] [--decode N]
  *   driver logits   MODEL [--threads N] --out FILE --tokens 1,2,3 [--tokens ...] [--all]
  *   driver info                 what the library chose for this processor
  *   bench, streams, logits: [--kv f16|f32|bf16|q8_0] [--flash auto|on|off] [--ubatch N]
@@ -132,6 +132,7 @@ static void load_library(void)
     SYMBOL(get_memory);
     SYMBOL(memory_clear);
     SYMBOL(memory_seq_rm);
+    SYMBOL(memory_seq_cp);
     SYMBOL(decode);
     SYMBOL(synchronize);
     SYMBOL(get_logits_ith);
@@ -156,7 +157,7 @@ static void load_library(void)
 
 struct options {
     const char *command, *model, *target, *type, *out;
-    int threads, repeat, decode, streams, prompt, ubatch, flash, kv;
+    int threads, repeat, decode, streams, shared, prompt, ubatch, flash, kv;
     int prefill[LIST_MAX], prefill_count, depth[LIST_MAX], depth_count;
     const char *cases[CASES_MAX];
     int case_count;
@@ -234,6 +235,8 @@ static struct options parse_options(int argc, char **argv)
             o.decode = number(value, 0, 1 << 16);
         else if (strcmp(name, "--streams") == 0)
             o.streams = number(value, 1, 256);
+        else if (strcmp(name, "--shared") == 0)
+            o.shared = number(value, 0, 1 << 16);
         else if (strcmp(name, "--prompt") == 0)
             o.prompt = number(value, 1, 1 << 16);
         else if (strcmp(name, "--ubatch") == 0)
@@ -460,41 +463,73 @@ static void run_bench(const struct options *o)
     close_session(&s);
 }
 
-/* STREAMS prompts of different tokens, then decode steps with one row of each. */
+static uint64_t resident_bytes(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    unsigned long size = 0, resident = 0;
+
+    if (f == NULL || fscanf(f, "%lu %lu", &size, &resident) != 2)
+        die("/proc/self/statm can't be read");
+    (void)fclose(f);
+    return (uint64_t)resident * 4096;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* STREAMS prompts of different tokens that arrive at once, then decode steps with one row of each, as its server's
+ * slots do it. SHARED tokens before them are the same for all: computed once and copied, which its server doesn't do
+ * by itself, so in its favour. A stream's first token comes with the end of the batch that has its prompt's last. */
 static void run_streams(const struct options *o)
 {
-    struct session s = open_session(o, o->streams * (o->prompt + o->decode + 1), o->streams);
+    int length = o->shared + o->prompt;
+    struct session s = open_session(o, o->streams * (length + o->decode + 1), o->streams);
     struct llama_batch b = make_batch(2048);
-    double start, prompt_s, decode_s;
+    double start, shared_s, prompt_s, decode_s, *first = allocate((size_t)o->streams, sizeof(*first));
+    int told = 0;
 
     prefill(&s, &b, 0, 1);
     api.memory_clear(s.memory, true);
     start = now();
+    if (o->shared > 0) {
+        prefill(&s, &b, 0, o->shared);
+        for (int q = 1; q < o->streams; q++)
+            api.memory_seq_cp(s.memory, 0, q, -1, -1);
+    }
+    shared_s = now() - start;
     for (int q = 0; q < o->streams; q++) {
         for (int i = 0; i < o->prompt; i++) {
-            add_row(&b, random_token(&s), i, q, i + 1 == o->prompt);
-            if (b.n_tokens == 2048)
-                decode(&s, &b);
+            add_row(&b, random_token(&s), o->shared + i, q, i + 1 == o->prompt);
+            if (b.n_tokens < 2048 && (q + 1 < o->streams || i + 1 < o->prompt))
+                continue;
+            decode(&s, &b);
+            api.synchronize(s.context);
+            for (int whole = i + 1 == o->prompt ? q + 1 : q; told < whole; told++)
+                first[told] = now() - start;
         }
     }
-    if (b.n_tokens > 0)
-        decode(&s, &b);
-    api.synchronize(s.context);
     prompt_s = now() - start;
-    start = now();
     for (int t = 0; t < o->decode; t++) {
         for (int q = 0; q < o->streams; q++)
-            add_row(&b, random_token(&s), o->prompt + t, q, true);
+            add_row(&b, random_token(&s), length + t, q, true);
         decode(&s, &b);
         api.synchronize(s.context);
     }
-    decode_s = now() - start;
+    decode_s = now() - start - prompt_s;
+    qsort(first, (size_t)o->streams, sizeof(*first), compare_doubles);
     printf("{\"engine\": \"llama.cpp\", \"version\": \"%s\", \"model\": \"%s\", \"threads\": %d, \"test\": \"streams\", "
-           "\"streams\": %d, \"prompt\": %d, \"decode\": %d, \"prefill_tokens_per_s\": %.2f, "
-           "\"decode_tokens_per_s\": %.2f, \"step_ms\": %.2f}\n",
-           api.version(), o->model, o->threads, o->streams, o->prompt, o->decode,
-           o->streams * o->prompt / prompt_s, o->decode == 0 ? 0 : o->streams * o->decode / decode_s,
-           o->decode == 0 ? 0 : 1e3 * decode_s / o->decode);
+           "\"streams\": %d, \"shared\": %d, \"prompt\": %d, \"decode\": %d, \"shared_s\": %.3f, \"prompt_s\": %.3f, "
+           "\"decode_s\": %.3f, \"total_out_per_s\": %.2f, \"first_p50_s\": %.3f, \"first_p99_s\": %.3f, "
+           "\"step_ms\": %.2f, \"rss_bytes\": %llu}\n",
+           api.version(), o->model, o->threads, o->streams, o->shared, o->prompt, o->decode, shared_s, prompt_s, decode_s,
+           o->streams * o->decode / (prompt_s + decode_s), first[(o->streams - 1) / 2],
+           first[(o->streams * 99 - 1) / 100], o->decode == 0 ? 0 : 1e3 * decode_s / o->decode,
+           (unsigned long long)resident_bytes());
+    free(first);
     free_batch(&b);
     close_session(&s);
 }

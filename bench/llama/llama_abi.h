@@ -125,6 +125,7 @@ struct llama_api {
     int32_t (*vocab_n_tokens)(const struct llama_vocab *vocab);
     struct llama_memory *(*get_memory)(const struct llama_context *context);
     void (*memory_clear)(struct llama_memory *memory, bool data);
+    void (*memory_seq_cp)(struct llama_memory *memory, int32_t from_sequence, int32_t to_sequence, int32_t from, int32_t to);
     bool (*memory_seq_rm)(struct llama_memory *memory, int32_t sequence, int32_t from, int32_t to);
     int32_t (*decode)(struct llama_context *context, struct llama_batch batch);
     void (*synchronize)(struct llama_context *context);
