@@ -21,8 +21,7 @@ static void past_expire(struct nef_budget_past *p, uint64_t now)
 /* All of SPENT was spent at NOW at the latest. Within a second it joins the last sample, whose time moves up. */
 static void past_add(struct nef_budget_past *p, uint64_t now, const uint64_t spent[NEF_BUDGET_RESOURCES])
 {
-    struct nef_budget_sample *last =
-        p->count == 0 ? NULL : &p->ring[(p->first + p->count - 1) % NEF_BUDGET_SAMPLES];
+    struct nef_budget_sample *last = p->count == 0 ? NULL : &p->ring[(p->first + p->count - 1) % NEF_BUDGET_SAMPLES];
 
     if (last != NULL && memcmp(last->spent, spent, sizeof last->spent) == 0)
         return;
@@ -144,14 +143,15 @@ static void own_changed(struct nef_budget *b, uint64_t now, uint32_t own, uint64
 {
     const struct nef_budget_zone *z = &b->row.zones[own];
 
-    /* Either an op of ours counted, and then it was none that was sent before the first of them; or another zone said that our
-     * lease was over, and then there is nothing in it. */
+    /* Either an op of ours counted, and then it was none that was sent before the first of them; or another zone said
+     * that our lease was over, and then there is nothing in it. */
     b->until_ms = b->asked && z->start == b->start && z->number == number_before + 1
                       ? b->asked_first_ms + NEF_BUDGET_LEASE_MS
                       : 0;
     b->asked = false;
     for (unsigned r = 0; r < NEF_BUDGET_RESOURCES; r++) {
-        uint64_t least = z->start == b->start ? z->spent[r] : z->limit[r]; /* the process before may have spent it all */
+        /* the process before may have spent it all */
+        uint64_t least = z->start == b->start ? z->spent[r] : z->limit[r];
 
         if (b->spent[r] < least)
             b->spent[r] = least;
@@ -230,8 +230,7 @@ enum nef_budget_verdict nef_budget_take(struct nef_budget *b, uint64_t now_ms, c
     if (whole->denied)
         return NEF_BUDGET_REFUSED;
     if (whole->units[NEF_BUDGET_TOKENS] != 0)
-        need[NEF_BUDGET_TOKENS] =
-            tokens < whole->units[NEF_BUDGET_TOKENS] ? tokens : whole->units[NEF_BUDGET_TOKENS];
+        need[NEF_BUDGET_TOKENS] = tokens < whole->units[NEF_BUDGET_TOKENS] ? tokens : whole->units[NEF_BUDGET_TOKENS];
     forget_demand(b, now_ms);
     b->active = true;
     b->active_ms = now_ms;
@@ -276,8 +275,8 @@ void nef_budget_settle(struct nef_budget *b, uint64_t now_ms, uint64_t reserved,
 /* ---- asking ---- */
 
 /* What this zone would like to have. */
-static void desired(const struct nef_budget *b, const struct nef_budget_whole *whole, uint64_t out_limit[NEF_BUDGET_RESOURCES],
-                    uint32_t *out_slots)
+static void desired(const struct nef_budget *b, const struct nef_budget_whole *whole,
+                    uint64_t out_limit[NEF_BUDGET_RESOURCES], uint32_t *out_slots)
 {
     bool ahead = b->active && !others_want(b);
     uint32_t slots = b->running + b->pending_slots;
@@ -389,7 +388,8 @@ bool nef_budget_wants(struct nef_budget *b, uint64_t now_ms, const struct nef_bu
 
 /* ---- telling ---- */
 
-uint64_t nef_budget_left(const struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole, unsigned resource)
+uint64_t nef_budget_left(const struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole,
+                         unsigned resource)
 {
     return left_at(b, now_ms, whole, resource);
 }
@@ -418,7 +418,8 @@ bool nef_budget_idle(const struct nef_budget *b, uint64_t now_ms)
 {
     uint32_t own = own_index(b);
 
-    if (b->running > 0 || b->active || b->asked || b->pending_slots > 0 || now_ms - b->active_ms < 2 * NEF_BUDGET_WINDOW_MS)
+    if (b->running > 0 || b->active || b->asked || b->pending_slots > 0 ||
+        now_ms - b->active_ms < 2 * NEF_BUDGET_WINDOW_MS)
         return false;
     if (own == NEF_REPLICA_MAX)
         return true;

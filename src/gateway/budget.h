@@ -1,19 +1,22 @@
 /* What one zone does with one user's AI budget: spend, ask for more, give back. PURE: times come in, ops go out.
  *
- * What ops mean, and why the sum over zones never exceeds the whole, is in store/budget.h. Here is the zone's side of it:
+ * What ops mean, and why the sum over zones never exceeds the whole, is in store/budget.h. Here is the zone's side of
+ * it:
  *
- *   - it spends only below the limit that an applied op gave it, and only for NEF_BUDGET_LEASE_MS from when it sent that op;
+ *   - it spends only below the limit that an applied op gave it, and only for NEF_BUDGET_LEASE_MS from when it sent
+ * that op;
  *   - when it asks for less, it keeps to that from before the op is sent, until an op that counts has told otherwise;
  *   - what any zone had spent when this one saw it is claimed as `base` NEF_BUDGET_WINDOW_MS later;
  *   - the lease of a zone of which nothing new was seen for NEF_BUDGET_OVER_MS is claimed to be over.
- * Both windows are longer than what they stand for, so that clocks may run 1 % apart; only differences of one monotonic clock
- * count, so it may show anything, and a process that starts anew knows nothing and claims later.
+ * Both windows are longer than what they stand for, so that clocks may run 1 % apart; only differences of one
+ * monotonic clock count, so it may show anything, and a process that starts anew knows nothing and claims later.
  *
- * A zone holds what it will need in the next seconds, by what was asked of it lately, and nothing when it is idle: the rest lies in
- * the log for whoever asks. So an idle zone's share is at once what a busy one can have, and a lost zone takes little with it.
+ * A zone holds what it will need in the next seconds, by what was asked of it lately, and nothing when it is idle: the
+ * rest lies in the log for whoever asks. So an idle zone's share is at once what a busy one can have, and a lost zone
+ * takes little with it.
  *
- * Tokens are reserved when a request is taken, and count as spent when it ends. An answer that was longer than reserved is
- * spent all the same, and paid off before anything else is taken. One thread at a time. */
+ * Tokens are reserved when a request is taken, and count as spent when it ends. An answer that was longer than
+ * reserved is spent all the same, and paid off before anything else is taken. One thread at a time. */
 #ifndef NEF_GATEWAY_BUDGET_H
 #define NEF_GATEWAY_BUDGET_H
 
@@ -80,13 +83,14 @@ enum nef_budget_verdict nef_budget_take(struct nef_budget *b, uint64_t now_ms, c
                                         uint64_t tokens, uint64_t *out_tokens);
 void nef_budget_settle(struct nef_budget *b, uint64_t now_ms, uint64_t reserved, uint64_t used);
 
-/* Is there an op to propose now? It then counts as sent: propose it at once, with START and ZONE of init. entry->user isn't
- * set; the claims borrow from b->row. */
+/* Is there an op to propose now? It then counts as sent: propose it at once, with START and ZONE of init. entry->user
+ * isn't set; the claims borrow from b->row. */
 bool nef_budget_wants(struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole,
                       struct nef_budget_entry *out_entry);
 
 /* Left for anyone in the region, and how long until AMOUNT (at most the whole) is there at the latest; 0: now. */
-uint64_t nef_budget_left(const struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole, unsigned resource);
+uint64_t nef_budget_left(const struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole,
+                         unsigned resource);
 uint64_t nef_budget_wait_ms(const struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole,
                             unsigned resource, uint64_t amount);
 /* Nothing runs, is held or was spent lately: what is known may be forgotten. */

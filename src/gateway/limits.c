@@ -1,5 +1,5 @@
-/* See limits.h. One lock over all users; the thread copies out whom it has to look after, reads their rows and proposes without
- * the lock, and wakes who waits under it (so that a wake never comes after its hold was settled). */
+/* See limits.h. One lock over all users; the thread copies out whom it has to look after, reads their rows and
+ * proposes without the lock, and wakes who waits under it (so that a wake never comes after its hold was settled). */
 #include "gateway/limits.h"
 #include <pthread.h>
 #include <stdlib.h>
@@ -152,7 +152,8 @@ static void room(const struct nef_limits_user *u, uint64_t now, unsigned r, stru
     out->reset_ms = nef_budget_wait_ms(&u->budget, now, &u->whole, r, u->whole.units[r]);
 }
 
-static void tell(const struct nef_limits_user *u, uint64_t now, uint64_t tokens, nef_err err, struct nef_limits_now *out)
+static void tell(const struct nef_limits_user *u, uint64_t now, uint64_t tokens, nef_err err,
+                 struct nef_limits_now *out)
 {
     uint64_t wait[NEF_BUDGET_RESOURCES] = {0};
 
@@ -227,9 +228,7 @@ nef_err nef_limits_take(struct nef_limits *limits, const struct nef_ai_user *use
         err = wait_for(limits, u, hold, wake, context);
         break;
     case NEF_BUDGET_REFUSED:
-    default:
-        err = NEF_E_BUSY;
-        break;
+    default: err = NEF_E_BUSY; break;
     }
     tell(u, now, tokens, err, out_now);
     if (err != NEF_OK && err != NEF_E_AGAIN) {

@@ -1,13 +1,14 @@
 /* AI rights and budgets of the region's users, as the gateway asks for them.
  *
- * Rights (struct nef_user_ai, store.h) are part of the user's record. Budgets are requests and tokens in any 60 seconds,
- * and answers at once, of a user over the whole region. Each zone spends from a lease that it asks of cell 0: the op
- * NEF_RECORD_BUDGET is decided when it is applied, from the user's row G alone (store/budget.h), so what both zones hold
- * never exceeds the whole. What a zone needs is worked out by budget.c (pure); this is the thread that proposes ops for it,
- * and the door for requests. A user without any budget costs nothing here.
+ * Rights (struct nef_user_ai, store.h) are part of the user's record. Budgets are requests and tokens in any 60
+ * seconds, and answers at once, of a user over the whole region. Each zone spends from a lease that it asks of cell 0:
+ * the op NEF_RECORD_BUDGET is decided when it is applied, from the user's row G alone (store/budget.h), so what both
+ * zones hold never exceeds the whole. What a zone needs is worked out by budget.c (pure); this is the thread that
+ * proposes ops for it, and the door for requests. A user without any budget costs nothing here.
  *
  *   take --> NEF_OK, run, settle
- *        --> NEF_E_AGAIN: an op is under way that may allow it (some milliseconds; at most NEF_LIMITS_WAIT_MS); again on wake
+ *        --> NEF_E_AGAIN: an op is under way that may allow it (some milliseconds; at most NEF_LIMITS_WAIT_MS); again
+ * on wake
  *        --> NEF_E_BUSY: 429, with the numbers for x-ratelimit-* and Retry-After
  *        --> NEF_E_UNAVAILABLE: the region grants nothing to anyone now: 503
  *
@@ -25,7 +26,8 @@
 
 #define NEF_LIMITS_WAIT_MS 1500u /* a request waits so long for a lease that another zone may give up */
 
-/* Who asks: filled by the gateway's authentication. The root user is `root` and has all rights, no budgets, weight 1. */
+/* Who asks: filled by the gateway's authentication. The root user is `root` and has all rights, no budgets, weight 1.
+ * */
 struct nef_ai_user {
     char access_key[64]; /* also the owner of stored responses */
     bool root;
@@ -46,7 +48,8 @@ struct nef_limits_options {
 };
 
 NEF_MUST_CHECK nef_err nef_limits_start(const struct nef_limits_options *options, struct nef_limits **out_limits);
-/* When nothing is held or waiting any more, and before nef_runtime_stop (it may take request_hold). NULL is accepted. */
+/* When nothing is held or waiting any more, and before nef_runtime_stop (it may take request_hold). NULL is accepted.
+ * */
 void nef_limits_stop(struct nef_limits *limits);
 
 /* For the headers of any answer, also of a 429. limit 0: this user has no such budget, send no header. */
@@ -70,10 +73,10 @@ struct nef_limits_hold {
     uint64_t first_ns;
 };
 
-/* TOKENS: what the request will use at most, as far as can be told: prompt and answer. More than the user's whole budget
- * counts as the whole. NEF_OK: held until settled; NEF_E_AGAIN: WAKE(context) is called once, from any thread, when it is
- * worth calling again, and must neither block nor call back; NEF_E_BUSY, NEF_E_UNAVAILABLE: refused. NEF_E_NOMEM.
- * *out_now is written in every case. */
+/* TOKENS: what the request will use at most, as far as can be told: prompt and answer. More than the user's whole
+ * budget counts as the whole. NEF_OK: held until settled; NEF_E_AGAIN: WAKE(context) is called once, from any thread,
+ * when it is worth calling again, and must neither block nor call back; NEF_E_BUSY, NEF_E_UNAVAILABLE: refused.
+ * NEF_E_NOMEM. *out_now is written in every case. */
 NEF_MUST_CHECK nef_err nef_limits_take(struct nef_limits *limits, const struct nef_ai_user *user, uint64_t tokens,
                                        struct nef_limits_hold *hold, void (*wake)(void *context), void *context,
                                        struct nef_limits_now *out_now);

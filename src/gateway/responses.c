@@ -10,18 +10,18 @@
 #include "gateway/responses_internal.h"
 #include "io/clock.h"
 
-#define MS          1000000ull
-#define WORKERS     4u
-#define QUEUE_MAX   1024u
-#define TICK_MS     10u   /* while there are answers */
-#define IDLE_MS     100u  /* else */
-#define PAUSE_US    1000u /* between two rounds at most this often, however many chunks come */
-#define SWEEP_NS    (2000 * MS)
-#define SEEN_NS     (10000 * MS) /* what is followed and has no marker any more is forgotten */
-#define WAKE_NS     (500 * MS)   /* calls look whether their client is still there */
-#define EXPIRE_NS   (600000 * MS)
-#define EXPIRE_MAX  64u /* responses at once */
-#define YOUNG_S     60u /* a marker without a head may be of a response that is being made */
+#define MS           1000000ull
+#define WORKERS      4u
+#define QUEUE_MAX    1024u
+#define TICK_MS      10u   /* while there are answers */
+#define IDLE_MS      100u  /* else */
+#define PAUSE_US     1000u /* between two rounds at most this often, however many chunks come */
+#define SWEEP_NS     (2000 * MS)
+#define SEEN_NS      (10000 * MS) /* what is followed and has no marker any more is forgotten */
+#define WAKE_NS      (500 * MS)   /* calls look whether their client is still there */
+#define EXPIRE_NS    (600000 * MS)
+#define EXPIRE_MAX   64u /* responses at once */
+#define YOUNG_S      60u /* a marker without a head may be of a response that is being made */
 #define STOP_POLL_US 2000u
 
 bool responses_job(struct nef_responses *rs, void (*fn)(void *arg), void *arg)

@@ -8,11 +8,12 @@
  *   responses_http.c           endpoints; responses_work.c: what they do in workers
  *   responses.c                start, stop, the sweep
  *
- * A stored response (`store`, which is the preset) is a head (request and owner), then a log of its own of numbered pieces,
- * each an object that must not exist before: so of two zones that append, one loses, and who owns a response is decided in the
- * region's log. A piece holds chunks of the chat; events are a pure function of the chunks, so every zone, and every reader at
- * any time, sees the same events with the same sequence numbers. Nothing is given to a client before its piece is committed.
- * When the zone that makes an answer is lost, another appends a claim and goes on from the chunks that are in the log.
+ * A stored response (`store`, which is the preset) is a head (request and owner), then a log of its own of numbered
+ * pieces, each an object that must not exist before: so of two zones that append, one loses, and who owns a response
+ * is decided in the region's log. A piece holds chunks of the chat; events are a pure function of the chunks, so every
+ * zone, and every reader at any time, sees the same events with the same sequence numbers. Nothing is given to a
+ * client before its piece is committed. When the zone that makes an answer is lost, another appends a claim and goes
+ * on from the chunks that are in the log.
  *
  * With `store: false` nothing is written and nothing can be resumed.
  *
@@ -44,8 +45,8 @@ struct nef_responses_options {
     struct nef_limits *limits;
     const char *zone;
     uint32_t cells;
-    /* Rights and run options of a stored response's owner, for an answer that is taken over. NEF_E_NOT_FOUND, NEF_E_DENIED:
-     * disabled, or without rights by now: the response fails. Blocking. */
+    /* Rights and run options of a stored response's owner, for an answer that is taken over. NEF_E_NOT_FOUND,
+     * NEF_E_DENIED: disabled, or without rights by now: the response fails. Blocking. */
     nef_err (*user)(void *context, const char *access_key, struct nef_ai_user *out_user);
     /* How runs are made for USER: salt, weight, priority, zones. Must not block. */
     void (*caller)(void *context, const struct nef_ai_user *user, struct nef_ai_caller *out_caller);

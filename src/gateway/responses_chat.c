@@ -13,8 +13,8 @@
 
 struct chat {
     json_t *messages;
-    json_t *assistant;  /* the last message, if it is the assistant's: calls are added to it; borrowed */
-    json_t *reasoning;  /* of the message that comes; owned */
+    json_t *assistant; /* the last message, if it is the assistant's: calls are added to it; borrowed */
+    json_t *reasoning; /* of the message that comes; owned */
 };
 
 /* The texts of parts, together. NULL: out of memory. */
@@ -29,8 +29,7 @@ static json_t *text_of(const json_t *content)
         return json_string("");
     if (json_is_string(content))
         return json_string(json_string_value(content));
-    json_array_foreach(content, i, part)
-    {
+    json_array_foreach (content, i, part) {
         const json_t *piece = json_object_get(part, "text");
 
         if (piece == NULL)
@@ -97,8 +96,8 @@ static nef_err add_call(struct chat *c, const json_t *item)
         if (json_object_set_new(message, "tool_calls", calls) != 0)
             return NEF_E_NOMEM;
     }
-    call = json_pack("{s:O, s:s, s:{s:O, s:O}}", "id", json_object_get(item, "call_id"), "type", "function", "function", "name",
-                     json_object_get(item, "name"), "arguments", json_object_get(item, "arguments"));
+    call = json_pack("{s:O, s:s, s:{s:O, s:O}}", "id", json_object_get(item, "call_id"), "type", "function", "function",
+                     "name", json_object_get(item, "name"), "arguments", json_object_get(item, "arguments"));
     return json_array_append_new(calls, call) == 0 ? NEF_OK : NEF_E_NOMEM;
 }
 
@@ -141,14 +140,14 @@ static nef_err set_tools(json_t *chat, const json_t *tools, struct nef_responses
     list = json_array();
     if (json_object_set_new(chat, "tools", list) != 0)
         return NEF_E_NOMEM;
-    json_array_foreach(tools, i, tool)
-    {
+    json_array_foreach (tools, i, tool) {
         const char *type = json_string_value(json_object_get(tool, "type"));
         static const char *const keys[] = {"name", "description", "parameters", "strict"};
         json_t *function;
 
         if (type == NULL || strcmp(type, "function") != 0)
-            return nef_responses_refuse(why, 400, "unsupported_parameter", "tools", "Only tools of type function are supported.");
+            return nef_responses_refuse(why, 400, "unsupported_parameter", "tools",
+                                        "Only tools of type function are supported.");
         if (!json_is_string(json_object_get(tool, "name")))
             return nef_responses_refuse(why, 400, "invalid_value", "tools", "A tool needs a name.");
         function = json_object();
@@ -187,8 +186,7 @@ static nef_err set_format(json_t *chat, const json_t *text, struct nef_responses
     const char *type = json_string_value(json_object_get(format, "type")), *key;
     json_t *value;
 
-    json_object_foreach((json_t *)text, key, value)
-    {
+    json_object_foreach ((json_t *)text, key, value) {
         const char *level = json_string_value(value);
 
         if (strcmp(key, "format") == 0 || json_is_null(value))
@@ -218,17 +216,22 @@ static nef_err set_reasoning(json_t *chat, const json_t *reasoning)
     if (effort == NULL || (strcmp(effort, "none") != 0 && strcmp(effort, "minimal") != 0) ||
         json_object_get(chat, "chat_template_kwargs") != NULL)
         return NEF_OK;
-    return json_object_set_new(chat, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0)) == 0 ? NEF_OK
-                                                                                                       : NEF_E_NOMEM;
+    return json_object_set_new(chat, "chat_template_kwargs", json_pack("{s:b}", "enable_thinking", 0)) == 0
+               ? NEF_OK
+               : NEF_E_NOMEM;
 }
 
 static nef_err set_plain(json_t *chat, const json_t *body, uint64_t seed)
 {
     static const char *const names[][2] = {
-        {"model", "model"},       {"max_output_tokens", "max_tokens"},
-        {"temperature", "temperature"}, {"top_p", "top_p"},
-        {"top_k", "top_k"},       {"min_p", "min_p"},
-        {"seed", "seed"},         {"chat_template_kwargs", "chat_template_kwargs"},
+        {"model", "model"},
+        {"max_output_tokens", "max_tokens"},
+        {"temperature", "temperature"},
+        {"top_p", "top_p"},
+        {"top_k", "top_k"},
+        {"min_p", "min_p"},
+        {"seed", "seed"},
+        {"chat_template_kwargs", "chat_template_kwargs"},
     };
     json_t *parallel = json_object_get(body, "parallel_tool_calls");
 
@@ -253,8 +256,7 @@ static nef_err add_items(struct chat *c, const json_t *items, struct nef_respons
     size_t i;
     nef_err err = NEF_OK;
 
-    json_array_foreach(items, i, item)
-    {
+    json_array_foreach (items, i, item) {
         if (err == NEF_OK)
             err = add_item(c, item);
     }
@@ -264,8 +266,8 @@ static nef_err add_items(struct chat *c, const json_t *items, struct nef_respons
     return err;
 }
 
-nef_err nef_responses_chat(const json_t *body, const json_t *context, const json_t *input, uint64_t seed, json_t **out_chat,
-                           struct nef_responses_why *why)
+nef_err nef_responses_chat(const json_t *body, const json_t *context, const json_t *input, uint64_t seed,
+                           json_t **out_chat, struct nef_responses_why *why)
 {
     struct chat c = {.messages = json_array()};
     json_t *chat = json_pack("{s:o}", "messages", c.messages);

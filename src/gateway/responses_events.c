@@ -1,5 +1,5 @@
-/* See responses_events.h. The answer is a row of items; the last of them may be open. What a chunk brings goes to the open item if it is
- * of that kind, else that one is closed and the next begins:
+/* See responses_events.h. The answer is a row of items; the last of them may be open. What a chunk brings goes to the
+ * open item if it is of that kind, else that one is closed and the next begins:
  *
  *   reasoning_content  -> reasoning item, part reasoning_text
  *   content            -> message item, part output_text
@@ -99,14 +99,15 @@ static json_t *item_json(const struct nef_response *r, const char *status, bool 
 
     item_id(r, id);
     if (r->open == ITEM_CALL)
-        return json_pack("{s:s, s:s, s:s, s:O, s:O, s:o}", "id", id, "type", "function_call", "status", status, "call_id",
-                         r->call_id, "name", r->call_name, "arguments", fresh ? json_string("") : text_json(&r->text));
+        return json_pack("{s:s, s:s, s:s, s:O, s:O, s:o}", "id", id, "type", "function_call", "status", status,
+                         "call_id", r->call_id, "name", r->call_name, "arguments",
+                         fresh ? json_string("") : text_json(&r->text));
     content = fresh ? json_array() : json_pack("[o]", part_json(r, text_json(&r->text)));
     if (r->open == ITEM_REASONING)
-        return json_pack("{s:s, s:s, s:s, s:[], s:o}", "id", id, "type", "reasoning", "status", status, "summary", "content",
-                         content);
-    return json_pack("{s:s, s:s, s:s, s:s, s:o}", "id", id, "type", "message", "status", status, "role", "assistant", "content",
-                     content);
+        return json_pack("{s:s, s:s, s:s, s:[], s:o}", "id", id, "type", "reasoning", "status", status, "summary",
+                         "content", content);
+    return json_pack("{s:s, s:s, s:s, s:s, s:o}", "id", id, "type", "message", "status", status, "role", "assistant",
+                     "content", content);
 }
 
 /* ---- events ---- */
@@ -155,8 +156,9 @@ static json_t *with(json_t *fields, const char *name, json_t *value)
 
 static nef_err tell_item(struct nef_response *r, const char *type, const char *status, bool fresh)
 {
-    return tell(r, type, json_pack("{s:I, s:o}", "output_index", (json_int_t)json_array_size(r->output), "item",
-                                   item_json(r, status, fresh)));
+    return tell(r, type,
+                json_pack("{s:I, s:o}", "output_index", (json_int_t)json_array_size(r->output), "item",
+                          item_json(r, status, fresh)));
 }
 
 static nef_err item_open(struct nef_response *r, enum item_kind kind)
@@ -189,7 +191,8 @@ static nef_err item_close(struct nef_response *r, const char *status)
             fields = with(fields, "logprobs", json_array());
         err = tell(r, r->open == ITEM_MESSAGE ? "response.output_text.done" : "response.reasoning_text.done", fields);
         if (err == NEF_OK)
-            err = tell(r, "response.content_part.done", with(place(r, true), "part", part_json(r, text_json(&r->text))));
+            err =
+                tell(r, "response.content_part.done", with(place(r, true), "part", part_json(r, text_json(&r->text))));
     }
     if (err == NEF_OK)
         err = tell_item(r, "response.output_item.done", status, false);
@@ -226,7 +229,8 @@ static nef_err take_text(struct nef_response *r, enum item_kind kind, const json
 static nef_err take_call(struct nef_response *r, const json_t *call)
 {
     const json_t *function = json_object_get(call, "function"), *arguments = json_object_get(function, "arguments");
-    json_t *index = json_object_get(call, "index"), *id = json_object_get(call, "id"), *name = json_object_get(function, "name");
+    json_t *index = json_object_get(call, "index"), *id = json_object_get(call, "id"),
+           *name = json_object_get(function, "name");
     int64_t at = json_is_integer(index) ? json_integer_value(index) : r->call_last;
     nef_err err = NEF_OK;
 
@@ -246,20 +250,21 @@ static nef_err take_call(struct nef_response *r, const json_t *call)
     if (err != NEF_OK || !json_is_string(arguments) || json_string_length(arguments) == 0)
         return err;
     nef_buf_append(&r->text, json_string_value(arguments), json_string_length(arguments));
-    return tell(r, "response.function_call_arguments.delta", with(place(r, false), "delta", json_incref((json_t *)arguments)));
+    return tell(r, "response.function_call_arguments.delta",
+                with(place(r, false), "delta", json_incref((json_t *)arguments)));
 }
 
 static nef_err take_chunk(struct nef_response *r, const json_t *chunk)
 {
-    const json_t *choice = json_array_get(json_object_get(chunk, "choices"), 0), *delta = json_object_get(choice, "delta");
+    const json_t *choice = json_array_get(json_object_get(chunk, "choices"), 0),
+                 *delta = json_object_get(choice, "delta");
     const json_t *call;
     size_t i;
     nef_err err = take_text(r, ITEM_REASONING, json_object_get(delta, "reasoning_content"));
 
     if (err == NEF_OK)
         err = take_text(r, ITEM_MESSAGE, json_object_get(delta, "content"));
-    json_array_foreach(json_object_get(delta, "tool_calls"), i, call)
-    {
+    json_array_foreach (json_object_get(delta, "tool_calls"), i, call) {
         if (err == NEF_OK)
             err = take_call(r, call);
     }
@@ -280,7 +285,10 @@ static nef_err take_end(struct nef_response *r, json_t *end)
     if (err != NEF_OK)
         return err;
     r->end = json_incref(end);
-    return tell(r, whole ? "response.completed" : failed ? "response.failed" : "response.incomplete",
+    return tell(r,
+                whole    ? "response.completed"
+                : failed ? "response.failed"
+                         : "response.incomplete",
                 json_pack("{s:o}", "response", nef_response_object(r)));
 }
 
@@ -335,8 +343,9 @@ static bool put_request(const struct nef_response *r, json_t *o)
            echo(r, o, "max_output_tokens", json_null()) && put(o, "max_tool_calls", json_null()) &&
            echo(r, o, "metadata", json_object()) && echo(r, o, "model", json_string("")) &&
            echo(r, o, "parallel_tool_calls", json_true()) && echo(r, o, "previous_response_id", json_null()) &&
-           echo(r, o, "reasoning", json_pack("{s:n, s:n}", "effort", "summary")) && put(o, "service_tier", json_string("default")) &&
-           echo(r, o, "store", json_true()) && echo(r, o, "temperature", json_real(1.0)) &&
+           echo(r, o, "reasoning", json_pack("{s:n, s:n}", "effort", "summary")) &&
+           put(o, "service_tier", json_string("default")) && echo(r, o, "store", json_true()) &&
+           echo(r, o, "temperature", json_real(1.0)) &&
            put(o, "text", json_pack("{s:o, s:s}", "format", format, "verbosity", "medium")) &&
            echo(r, o, "tool_choice", json_string("auto")) && echo(r, o, "tools", json_array()) &&
            put(o, "top_logprobs", json_integer(0)) && echo(r, o, "top_p", json_real(1.0)) &&
@@ -345,7 +354,8 @@ static bool put_request(const struct nef_response *r, json_t *o)
 
 static bool put_state(const struct nef_response *r, json_t *o)
 {
-    json_t *output = json_copy(r->output), *usage = json_object_get(r->end, "usage"), *error = json_object_get(r->end, "error");
+    json_t *output = json_copy(r->output), *usage = json_object_get(r->end, "usage"),
+           *error = json_object_get(r->end, "error");
     json_t *reason = json_object_get(r->end, "reason"), *at = json_object_get(r->end, "at");
     const char *status = json_string_value(json_object_get(r->end, "status"));
 
@@ -392,8 +402,9 @@ json_t *nef_response_chunk_record(const json_t *chunk)
 static json_t *usage_json(const struct nef_ai_usage *u)
 {
     return json_pack("{s:I, s:{s:I}, s:I, s:{s:I}, s:I}", "input_tokens", (json_int_t)u->prompt, "input_tokens_details",
-                     "cached_tokens", (json_int_t)u->cached, "output_tokens", (json_int_t)u->completion, "output_tokens_details",
-                     "reasoning_tokens", (json_int_t)u->reasoning, "total_tokens", (json_int_t)(u->prompt + u->completion));
+                     "cached_tokens", (json_int_t)u->cached, "output_tokens", (json_int_t)u->completion,
+                     "output_tokens_details", "reasoning_tokens", (json_int_t)u->reasoning, "total_tokens",
+                     (json_int_t)(u->prompt + u->completion));
 }
 
 json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish_reason, uint64_t at_s)
@@ -404,8 +415,8 @@ json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish
         return json_pack("{s:{s:s, s:o, s:I}}", "e", "status", "cancelled", "usage", usage_json(&end->usage), "at",
                          (json_int_t)at_s);
     if (end->status == 200 && finish_reason != NULL && strcmp(finish_reason, "length") == 0)
-        return json_pack("{s:{s:s, s:s, s:o, s:I}}", "e", "status", "incomplete", "reason", "max_output_tokens", "usage",
-                         usage_json(&end->usage), "at", (json_int_t)at_s);
+        return json_pack("{s:{s:s, s:s, s:o, s:I}}", "e", "status", "incomplete", "reason", "max_output_tokens",
+                         "usage", usage_json(&end->usage), "at", (json_int_t)at_s);
     if (end->status == 200 && finish_reason != NULL && strcmp(finish_reason, "content_filter") == 0)
         return json_pack("{s:{s:s, s:s, s:o, s:I}}", "e", "status", "incomplete", "reason", "content_filter", "usage",
                          usage_json(&end->usage), "at", (json_int_t)at_s);
@@ -420,6 +431,6 @@ json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish
 
 json_t *nef_response_fail_record(const char *code, const char *message, uint64_t at_s)
 {
-    return json_pack("{s:{s:s, s:{s:s, s:s}, s:I}}", "e", "status", "failed", "error", "code", code, "message", message, "at",
-                     (json_int_t)at_s);
+    return json_pack("{s:{s:s, s:{s:s, s:s}, s:I}}", "e", "status", "failed", "error", "code", code, "message", message,
+                     "at", (json_int_t)at_s);
 }

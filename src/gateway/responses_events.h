@@ -3,11 +3,11 @@
  * A record is what is kept of an answer, in order:
  *   {"c": chunk}                                      a chunk of the chat: its choices
  *   {"e": {"status", "reason"?, "error"?, "usage"?, "at"}}   the end, once and last
- * Events, their sequence numbers and the ids of items follow from head and records alone, so whoever has these, in either zone, now or
- * later, tells the same.
+ * Events, their sequence numbers and the ids of items follow from head and records alone, so whoever has these, in
+ * either zone, now or later, tells the same.
  *
- * A cancelled response ends with the event response.incomplete, whose response has the status "cancelled": there is no event of its
- * own for that, and clients know this one as an end. */
+ * A cancelled response ends with the event response.incomplete, whose response has the status "cancelled": there is no
+ * event of its own for that, and clients know this one as an end. */
 #ifndef NEF_GATEWAY_RESPONSES_EVENTS_H
 #define NEF_GATEWAY_RESPONSES_EVENTS_H
 

@@ -6,9 +6,9 @@
  *   DELETE /v1/responses/ID
  *   GET    /v1/responses/ID/input_items       ?limit=&order=&after=
  *
- * A call is parsed in the listener's thread, works in a worker, and is then looked after by the listener: it answers, waits for the end,
- * or streams. A stream makes its events from records (responses_events.h) as the client takes them, so a slow client costs no
- * more than the one that is quick. */
+ * A call is parsed in the listener's thread, works in a worker, and is then looked after by the listener: it answers,
+ * waits for the end, or streams. A stream makes its events from records (responses_events.h) as the client takes them,
+ * so a slow client costs no more than the one that is quick. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,11 +16,11 @@
 #include "gateway/responses_internal.h"
 #include "io/clock.h"
 
-#define MS          1000000ull
-#define COMMENT_NS  (10000 * MS) /* without an event: something that proxies see */
-#define FILL_BYTES  (64u << 10)
-#define ITEMS_MAX   100u
-#define ITEMS       20u
+#define MS         1000000ull
+#define COMMENT_NS (10000 * MS) /* without an event: something that proxies see */
+#define FILL_BYTES (64u << 10)
+#define ITEMS_MAX  100u
+#define ITEMS      20u
 
 static const char path[] = "/v1/responses";
 
@@ -166,8 +166,9 @@ static unsigned parse_target(struct nef_responses_call *c, const char **out_para
     return 404;
 }
 
-nef_err nef_responses_open(struct nef_responses *responses, struct nef_http_request *http, const struct nef_ai_user *user,
-                           const char *request_id, struct nef_buf *body, struct nef_responses_call **out_call)
+nef_err nef_responses_open(struct nef_responses *responses, struct nef_http_request *http,
+                           const struct nef_ai_user *user, const char *request_id, struct nef_buf *body,
+                           struct nef_responses_call **out_call)
 {
     struct nef_responses_call *c = calloc(1, sizeof(*c));
     const char *param = NULL;
@@ -430,8 +431,8 @@ static enum nef_http_next begin_stream(struct nef_responses_call *c)
 
     if (v.failed)
         return answer(c);
-    if (v.count == 0 && !v.broken && c->op == CALL_CREATE && !c->request.background && now - c->opened_ns < RESPONSES_EARLY_NS &&
-        !atomic_load(&c->rs->quiesced))
+    if (v.count == 0 && !v.broken && c->op == CALL_CREATE && !c->request.background &&
+        now - c->opened_ns < RESPONSES_EARLY_NS && !atomic_load(&c->rs->quiesced))
         return NEF_HTTP_WAIT;
     c->told_ns = now;
     ask_ref(c);

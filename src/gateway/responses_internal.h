@@ -25,12 +25,12 @@ struct nef_responses {
     bool has_thread;
     pthread_mutex_t lock;
     pthread_cond_t cond;
-    bool stopping, hurry;              /* lock */
+    bool stopping, hurry;                  /* lock */
     struct live *lives[RESPONSES_BUCKETS]; /* lock */
-    uint32_t live_count;               /* lock */
-    struct nef_responses_call *calls;  /* lock */
+    uint32_t live_count;                   /* lock */
+    struct nef_responses_call *calls;      /* lock */
     atomic_bool quiesced;
-    atomic_uint jobs;  /* in workers */
+    atomic_uint jobs;    /* in workers */
     atomic_uint flights; /* proposals without an outcome */
 };
 
@@ -43,8 +43,8 @@ enum live_role {
 /* A response that is being made, or was asked for. */
 struct live {
     struct nef_responses *rs;
-    atomic_uint refs; /* the table's, calls', flights', jobs', the run's */
-    struct live *next; /* of its bucket; rs->lock */
+    atomic_uint refs;   /* the table's, calls', flights', jobs', the run's */
+    struct live *next;  /* of its bucket; rs->lock */
     struct live *batch; /* the thread's */
     bool listed;        /* rs->lock */
     char id[NEF_RESPONSE_ID_BYTES];
@@ -60,24 +60,24 @@ struct live {
     bool cancel_wanted;
     struct nef_responses_call *readers;
 
-    uint32_t piece; /* the next one's number */
+    uint32_t piece;                      /* the next one's number */
     char writer[RESPONSES_WRITER_BYTES]; /* who makes it, as far as is known */
     uint64_t heard_ns;                   /* when it was last heard of */
     uint64_t early_ns;                   /* readers that waited for an early failure are woken then; 0: were */
     uint64_t polled_ns, seen_ns;         /* seen: the sweep found its marker */
 
-    json_t *pending;    /* records that aren't proposed yet */
-    json_t *flying;     /* the piece that is proposed; NULL: none */
-    bool landed;        /* its outcome is here */
+    json_t *pending; /* records that aren't proposed yet */
+    json_t *flying;  /* the piece that is proposed; NULL: none */
+    bool landed;     /* its outcome is here */
     nef_err landed_err;
     uint64_t flown_ns;
 
     struct nef_ai_run *run;
     uint64_t resumed_ns; /* when a run couldn't be started */
     bool starting, run_ended;
-    bool busy; /* a job works on it */
+    bool busy;        /* a job works on it */
     bool cancel_sent; /* the piece that asks the owner to end */
-    bool tell_end; /* the run's end became a record already */
+    bool tell_end;    /* the run's end became a record already */
     char finish[32];
     struct nef_limits_hold hold;
     bool failed_early;   /* the run ended in an error before anything came: HTTP can tell it */
@@ -88,8 +88,8 @@ struct live {
 
 /* ---- responses_live.c ---- */
 
-/* New, in the table, with a reference for the caller; or, to follow, the one that is there already. Takes a reference of HEAD. To
- * own: live_start is to come. NULL: *out_err. */
+/* New, in the table, with a reference for the caller; or, to follow, the one that is there already. Takes a reference
+ * of HEAD. To own: live_start is to come. NULL: *out_err. */
 struct live *live_new(struct nef_responses *rs, const char *id, json_t *head, bool stored, enum live_role role,
                       nef_err *out_err);
 struct live *live_find(struct nef_responses *rs, const char *id); /* with a reference, or NULL */
@@ -185,6 +185,7 @@ void ask_finish(struct nef_responses_call *c, unsigned status, json_t *value);
 /* The response object as of what is committed; a model for a stream of it. NULL: out of memory. */
 json_t *ask_object(struct live *l);
 struct nef_response *ask_model(struct live *l, nef_response_event_fn event, void *context);
-void ask_refuse(struct nef_responses_call *c, unsigned status, const char *code, const char *param, const char *message);
+void ask_refuse(struct nef_responses_call *c, unsigned status, const char *code, const char *param,
+                const char *message);
 
 #endif

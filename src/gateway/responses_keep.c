@@ -64,7 +64,8 @@ static void body_free(struct body *b)
     free(b->text);
 }
 
-static void op_of(const struct nef_bucket *bucket, const char *name, const struct body *body, bool once, struct nef_op *op)
+static void op_of(const struct nef_bucket *bucket, const char *name, const struct body *body, bool once,
+                  struct nef_op *op)
 {
     uint8_t md5[16];
 
@@ -82,8 +83,8 @@ static void op_of(const struct nef_bucket *bucket, const char *name, const struc
 }
 
 /* The op, whose body lies in it or was proposed before. */
-static nef_err op_run(struct nef_keep *keep, const struct nef_op *op, const uint8_t dek[NEF_KEY_BYTES], const struct body *body,
-                      struct nef_run *out_run)
+static nef_err op_run(struct nef_keep *keep, const struct nef_op *op, const uint8_t dek[NEF_KEY_BYTES],
+                      const struct body *body, struct nef_run *out_run)
 {
     const struct nef_op_object_put *put = &op->u.object_put;
     uint8_t tag[16], *cipher = NULL;
@@ -192,7 +193,8 @@ nef_err nef_keep_delete(struct nef_keep *keep, const char *name)
     nef_random(dek, sizeof(dek));
     err = nef_store_tag(store, &bucket.id, name, strlen(name), tag);
     if (err == NEF_OK)
-        err = nef_run_op(keep->keys, &op, nef_store_cell(store, &bucket.id, name, strlen(name)), dek, tag, NULL, 0, &run);
+        err =
+            nef_run_op(keep->keys, &op, nef_store_cell(store, &bucket.id, name, strlen(name)), dek, tag, NULL, 0, &run);
     nef_wipe(dek, sizeof(dek));
     if (err == NEF_OK)
         err = nef_runtime_propose_wait(keep->rt, &run, NULL);
@@ -254,8 +256,8 @@ static nef_err wait_for(struct nef_keep *keep, const char *name, struct nef_read
     if (err == NEF_OK)
         err = nef_store_tag(nef_runtime_store(keep->rt), &bucket.id, name, strlen(name), tag);
     if (err == NEF_OK)
-        err = nef_runtime_read_wait(keep->rt, nef_store_cell(nef_runtime_store(keep->rt), &bucket.id, name, strlen(name)), tag,
-                                    read);
+        err = nef_runtime_read_wait(
+            keep->rt, nef_store_cell(nef_runtime_store(keep->rt), &bucket.id, name, strlen(name)), tag, read);
     return err;
 }
 
@@ -307,9 +309,8 @@ nef_err nef_keep_list(struct nef_keep *keep, const char *prefix, const char *aft
     if (strlen(after) < sizeof(at))
         (void)strcpy(at, after);
     while (err == NEF_OK && more) {
-        struct nef_list_query query = {.prefix = {prefix, (uint32_t)strlen(prefix)},
-                                       .after = {at, (uint32_t)strlen(at)},
-                                       .max = NEF_LIST_MAX};
+        struct nef_list_query query = {
+            .prefix = {prefix, (uint32_t)strlen(prefix)}, .after = {at, (uint32_t)strlen(at)}, .max = NEF_LIST_MAX};
         struct nef_list list;
 
         err = nef_store_list(nef_runtime_store(keep->rt), &bucket, &query, &list);

@@ -1,5 +1,5 @@
-/* Small objects of the bucket NEF_RESPONSES_BUCKET: what is kept of responses. Everything is an object like any other, so it is
- * encrypted, replicated, checkpointed and erased like any other.
+/* Small objects of the bucket NEF_RESPONSES_BUCKET: what is kept of responses. Everything is an object like any other,
+ * so it is encrypted, replicated, checkpointed and erased like any other.
  *
  *   a/ID             there is an answer to be made (or to be put away); empty
  *   r/ID/h           head: {"id", "created", "owner", "request", "input", "seed"}; made once
@@ -28,14 +28,15 @@ struct nef_keep {
     pthread_mutex_t lock; /* of making the bucket */
 };
 
-/* A put of JSON, that isn't larger than fits in an op, as a run to propose: for pieces. once: only if there is no such object yet (its
- * outcome is then NEF_E_PRECONDITION). Doesn't block. NEF_E_NO_BUCKET, NEF_E_LIMIT: too large; NEF_E_NOMEM, NEF_E_KEY. */
+/* A put of JSON, that isn't larger than fits in an op, as a run to propose: for pieces. once: only if there is no such
+ * object yet (its outcome is then NEF_E_PRECONDITION). Doesn't block. NEF_E_NO_BUCKET, NEF_E_LIMIT: too large;
+ * NEF_E_NOMEM, NEF_E_KEY. */
 NEF_MUST_CHECK nef_err nef_keep_run(struct nef_keep *keep, const char *name, const json_t *value, bool once,
                                     struct nef_run *out_run);
 /* A put of any size; makes the bucket. NEF_E_PRECONDITION; what nef_runtime_propose_wait returns. */
 NEF_MUST_CHECK nef_err nef_keep_put(struct nef_keep *keep, const char *name, const json_t *value, bool once);
-/* What is committed. fresh: also what was committed in the other zone a moment ago; else what was applied here, without asking
- * anyone. NEF_E_NOT_FOUND; NEF_E_UNAVAILABLE; NEF_E_PROTOCOL: it is no JSON. */
+/* What is committed. fresh: also what was committed in the other zone a moment ago; else what was applied here,
+ * without asking anyone. NEF_E_NOT_FOUND; NEF_E_UNAVAILABLE; NEF_E_PROTOCOL: it is no JSON. */
 NEF_MUST_CHECK nef_err nef_keep_get(struct nef_keep *keep, const char *name, bool fresh, json_t **out_value);
 NEF_MUST_CHECK nef_err nef_keep_delete(struct nef_keep *keep, const char *name); /* NEF_OK if it isn't there */
 /* Names that begin with PREFIX, of what was applied here, in order, after AFTER (""), until VISIT returns false. */

@@ -1,5 +1,5 @@
-/* Answers that are being made or were asked for: their table, their runs, and what takes longer (going on after a claim, putting away).
- * How pieces get into the log and out of it: responses_pieces.c. */
+/* Answers that are being made or were asked for: their table, their runs, and what takes longer (going on after a
+ * claim, putting away). How pieces get into the log and out of it: responses_pieces.c. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -144,8 +144,7 @@ void live_add_records(struct live *l, const json_t *records)
     json_t *record;
     size_t i;
 
-    json_array_foreach(records, i, record)
-    {
+    json_array_foreach (records, i, record) {
         if (l->ended)
             break;
         if (json_array_append(l->records, record) != 0) {
@@ -239,8 +238,7 @@ static json_t *chunks_given(struct live *l) /* under the lock */
     json_t *given = json_array(), *record;
     size_t i;
 
-    json_array_foreach(l->records, i, record)
-    {
+    json_array_foreach (l->records, i, record) {
         json_t *chunk = json_object_get(record, "c");
         const char *finish = nef_response_finish(chunk);
 
@@ -316,8 +314,8 @@ void live_abandon(struct live *l)
 
 /* ---- jobs ---- */
 
-/* A claim that was on its way for long may have taken the place of a piece that was put away meanwhile: then there is an f, which was
- * written before any piece went. NEF_OK: there is. *out_wait: this zone can't tell now. */
+/* A claim that was on its way for long may have taken the place of a piece that was put away meanwhile: then there is
+ * an f, which was written before any piece went. NEF_OK: there is. *out_wait: this zone can't tell now. */
 static nef_err is_over(struct live *l, bool *out_wait)
 {
     char name[NEF_KEEP_NAME_BYTES];
@@ -365,8 +363,8 @@ void live_resume_job(void *arg)
         err = rs->options.user(rs->options.context, owner == NULL ? "" : owner, &user);
         if (err == NEF_OK)
             err = live_start(l, &user);
-        nef_trace(NEF_TRACE_INFO, "response_taken_over", "s:id", l->id, "u:records", (uint64_t)json_array_size(l->records),
-                  "e:err", (int)err, NULL);
+        nef_trace(NEF_TRACE_INFO, "response_taken_over", "s:id", l->id, "u:records",
+                  (uint64_t)json_array_size(l->records), "e:err", (int)err, NULL);
         if (err == NEF_E_BUSY || err == NEF_E_UNAVAILABLE || err == NEF_E_NOMEM) {
             (void)pthread_mutex_lock(&l->lock);
             l->starting = true; /* again, a little later */
@@ -392,7 +390,8 @@ struct sweep_pieces {
     bool all;
 };
 
-/* Pieces whose records are in f go, but not claims and cancels: they stay in the way of a writer that knows nothing of them yet. */
+/* Pieces whose records are in f go, but not claims and cancels: they stay in the way of a writer that knows nothing of
+ * them yet. */
 static bool sweep_piece(void *context, const char *name)
 {
     struct sweep_pieces *s = context;
@@ -473,4 +472,3 @@ nef_err live_delete(struct nef_responses *rs, const char *id)
         err = delete_marker(rs, id);
     return err != NEF_OK ? err : delete_all(rs, id, "", true);
 }
-

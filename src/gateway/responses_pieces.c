@@ -1,12 +1,13 @@
 /* An answer in the region's log, made here or in another process; see responses.h and responses_keep.h.
  *
- * Owning: chunks of the run are gathered for a moment, proposed as a piece, and once that is committed they are records, which readers
- * are given. One piece is under way at a time. When nothing happens an empty piece says that the owner is there.
+ * Owning: chunks of the run are gathered for a moment, proposed as a piece, and once that is committed they are
+ * records, which readers are given. One piece is under way at a time. When nothing happens an empty piece says that
+ * the owner is there.
  *
- * Following: pieces are read as they are applied here. When their writer is gone (its zone left the region's record, it is an older
- * process of this zone, or nothing was heard for a while) the follower proposes a claim as the next piece, and whoever's claim is
- * committed owns the answer: it starts a run that goes on after the chunks of all pieces before. An owner that was only slow finds the
- * claim where its own next piece should be, and follows.
+ * Following: pieces are read as they are applied here. When their writer is gone (its zone left the region's record,
+ * it is an older process of this zone, or nothing was heard for a while) the follower proposes a claim as the next
+ * piece, and whoever's claim is committed owns the answer: it starts a run that goes on after the chunks of all pieces
+ * before. An owner that was only slow finds the claim where its own next piece should be, and follows.
  *
  *   FOLLOW --claim committed--> OWN --somebody's claim in the way--> FOLLOW
  *
@@ -17,15 +18,15 @@
 #include "gateway/responses_internal.h"
 #include "io/clock.h"
 
-#define MS            1000000ull
-#define GATHER_NS     (40 * MS)   /* between two pieces: 25 ops a second for an answer at most */
-#define HEARTBEAT_NS  (1000 * MS)
-#define SILENCE_NS    (3000 * MS) /* then its writer counts as gone */
-#define FOLLOW_NS     (25 * MS)   /* between two looks, when somebody reads */
-#define WATCH_NS      (500 * MS)  /* when nobody does */
-#define AGAIN_NS      (200 * MS)  /* before a proposal that failed is made again */
-#define LOOKS_MAX     64u         /* pieces of one answer at one step */
-#define PIECE_BYTES   (40u << 10) /* of records in a piece; one record may be larger, up to what fits in an op */
+#define MS           1000000ull
+#define GATHER_NS    (40 * MS) /* between two pieces: 25 ops a second for an answer at most */
+#define HEARTBEAT_NS (1000 * MS)
+#define SILENCE_NS   (3000 * MS) /* then its writer counts as gone */
+#define FOLLOW_NS    (25 * MS)   /* between two looks, when somebody reads */
+#define WATCH_NS     (500 * MS)  /* when nobody does */
+#define AGAIN_NS     (200 * MS)  /* before a proposal that failed is made again */
+#define LOOKS_MAX    64u         /* pieces of one answer at one step */
+#define PIECE_BYTES  (40u << 10) /* of records in a piece; one record may be larger, up to what fits in an op */
 
 /* ---- pieces; under the lock ---- */
 
@@ -269,8 +270,7 @@ bool live_load_final(struct live *l)
         json_t *more = json_array(), *record;
         size_t i, have = json_array_size(l->records);
 
-        json_array_foreach(records, i, record)
-        {
+        json_array_foreach (records, i, record) {
             if (i >= have && json_array_append(more, record) != 0)
                 break;
         }

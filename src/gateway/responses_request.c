@@ -27,7 +27,8 @@ static nef_err bad_type(struct nef_responses_why *why, const char *param, const 
 
 static nef_err unsupported(struct nef_responses_why *why, const char *param)
 {
-    return nef_responses_refuse(why, 400, "unsupported_parameter", param, "%s isn't supported here with this value.", param);
+    return nef_responses_refuse(why, 400, "unsupported_parameter", param, "%s isn't supported here with this value.",
+                                param);
 }
 
 bool nef_response_id_ok(const char *id)
@@ -56,7 +57,8 @@ static bool is_kind(const json_t *value, enum kind kind)
     }
 }
 
-static const char *const kind_names[] = {"a text", "true or false", "an integer", "a number", "an object", "an array", "anything"};
+static const char *const kind_names[] = {"a text",    "true or false", "an integer", "a number",
+                                         "an object", "an array",      "anything"};
 
 /* What a request may say. */
 static const struct field {
@@ -99,8 +101,7 @@ static nef_err check_fields(const json_t *body, struct nef_responses_why *why)
     const char *key;
     json_t *value;
 
-    json_object_foreach((json_t *)body, key, value)
-    {
+    json_object_foreach ((json_t *)body, key, value) {
         size_t i = 0;
 
         while (i < sizeof(fields) / sizeof(fields[0]) && strcmp(fields[i].name, key) != 0)
@@ -139,7 +140,8 @@ static nef_err check_values(const json_t *body, struct nef_responses_why *why)
 
     value = field(body, "max_output_tokens");
     if (value != NULL && json_integer_value(value) < 1)
-        return nef_responses_refuse(why, 400, "invalid_value", "max_output_tokens", "max_output_tokens has to be at least 1.");
+        return nef_responses_refuse(why, 400, "invalid_value", "max_output_tokens",
+                                    "max_output_tokens has to be at least 1.");
     value = field(body, "top_logprobs");
     if ((value != NULL && json_integer_value(value) != 0) || field(body, "max_tool_calls") != NULL)
         return unsupported(why, value != NULL && json_integer_value(value) != 0 ? "top_logprobs" : "max_tool_calls");
@@ -149,14 +151,12 @@ static nef_err check_values(const json_t *body, struct nef_responses_why *why)
     text = json_string_value(field(body, "service_tier"));
     if (text != NULL && strcmp(text, "auto") != 0 && strcmp(text, "default") != 0)
         return unsupported(why, "service_tier");
-    json_array_foreach(field(body, "include"), i, item)
-    {
+    json_array_foreach (field(body, "include"), i, item) {
         /* Reasoning isn't hidden here, so there is nothing to encrypt; clients ask for it all the same. */
         if (!json_is_string(item) || strcmp(json_string_value(item), "reasoning.encrypted_content") != 0)
             return unsupported(why, "include");
     }
-    json_object_foreach((json_t *)field(body, "reasoning"), key, item)
-    {
+    json_object_foreach ((json_t *)field(body, "reasoning"), key, item) {
         if (strcmp(key, "effort") != 0 && strcmp(key, "summary") != 0 && strcmp(key, "generate_summary") != 0)
             return unsupported(why, "reasoning");
     }
@@ -165,9 +165,9 @@ static nef_err check_values(const json_t *body, struct nef_responses_why *why)
         strcmp(text, "medium") != 0 && strcmp(text, "high") != 0 && strcmp(text, "xhigh") != 0)
         return unsupported(why, "reasoning.effort");
     if (flag(body, "background", false) && !flag(body, "store", true))
-        return nef_responses_refuse(why, 400, "invalid_value", "background", "An answer in the background has to be stored.");
-    json_object_foreach((json_t *)field(body, "metadata"), key, item)
-    {
+        return nef_responses_refuse(why, 400, "invalid_value", "background",
+                                    "An answer in the background has to be stored.");
+    json_object_foreach ((json_t *)field(body, "metadata"), key, item) {
         if (!json_is_string(item) || strlen(key) > 64 || json_string_length(item) > 512)
             return bad_type(why, "metadata", "an object of texts, names to 64 and values to 512 bytes");
     }
@@ -185,9 +185,10 @@ static nef_err check_part(const json_t *part, size_t i, struct nef_responses_why
 
     (void)snprintf(param, sizeof(param), "input[%zu].content", i);
     if (type != NULL && strcmp(type, "refusal") == 0)
-        return json_is_string(json_object_get(part, "refusal")) ? NEF_OK : bad_type(why, param, "parts with their text");
-    if (type == NULL || (strcmp(type, "input_text") != 0 && strcmp(type, "output_text") != 0 && strcmp(type, "text") != 0 &&
-                         strcmp(type, "reasoning_text") != 0))
+        return json_is_string(json_object_get(part, "refusal")) ? NEF_OK
+                                                                : bad_type(why, param, "parts with their text");
+    if (type == NULL || (strcmp(type, "input_text") != 0 && strcmp(type, "output_text") != 0 &&
+                         strcmp(type, "text") != 0 && strcmp(type, "reasoning_text") != 0))
         return nef_responses_refuse(why, 400, "unsupported_parameter", param, "Only parts of text are supported.");
     return json_is_string(json_object_get(part, "text")) ? NEF_OK : bad_type(why, param, "parts with their text");
 }
@@ -204,8 +205,7 @@ static nef_err check_content(const json_t *content, size_t i, struct nef_respons
     (void)snprintf(param, sizeof(param), "input[%zu].content", i);
     if (!json_is_array(content))
         return bad_type(why, param, "a text or an array of parts");
-    json_array_foreach(content, k, part)
-    {
+    json_array_foreach (content, k, part) {
         if (err == NEF_OK)
             err = check_part(part, i, why);
     }
@@ -222,8 +222,8 @@ static nef_err check_item(const json_t *item, size_t i, struct nef_responses_why
     if (!json_is_object(item))
         return bad_type(why, param, "an object");
     if (type == NULL || strcmp(type, "message") == 0) {
-        if (role == NULL || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 && strcmp(role, "system") != 0 &&
-                             strcmp(role, "developer") != 0))
+        if (role == NULL || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
+                             strcmp(role, "system") != 0 && strcmp(role, "developer") != 0))
             return nef_responses_refuse(why, 400, "invalid_value", param,
                                         "A message's role is user, assistant, system or developer.");
         return check_content(json_object_get(item, "content"), i, why);
@@ -242,7 +242,8 @@ static nef_err check_item(const json_t *item, size_t i, struct nef_responses_why
         return json_object_get(item, "content") == NULL || json_is_null(json_object_get(item, "content"))
                    ? NEF_OK
                    : check_content(json_object_get(item, "content"), i, why);
-    return nef_responses_refuse(why, 400, "unsupported_parameter", param, "Items of type %.64s aren't supported.", type);
+    return nef_responses_refuse(why, 400, "unsupported_parameter", param, "Items of type %.64s aren't supported.",
+                                type);
 }
 
 static const char *id_prefix(const json_t *item)
@@ -305,8 +306,7 @@ static nef_err take_input(const json_t *input, const char *id, json_t **out, str
     }
     if (err == NEF_OK && json_array_size(input) > NEF_RESPONSES_ITEMS_MAX)
         err = nef_responses_refuse(why, 400, "invalid_value", "input", "At most %u items.", NEF_RESPONSES_ITEMS_MAX);
-    json_array_foreach(input, i, item)
-    {
+    json_array_foreach (input, i, item) {
         if (err == NEF_OK)
             err = check_item(item, i, why);
         if (err == NEF_OK && json_array_append_new(items, item_whole(item, id, i)) != 0)
@@ -326,7 +326,8 @@ nef_err nef_responses_request_parse(json_t *body, const char *id, struct nef_res
         return nef_responses_refuse(why, 400, "invalid_type", "", "The body has to be a JSON object.");
     err = check_fields(body, why);
     if (err == NEF_OK && field(body, "model") == NULL)
-        err = nef_responses_refuse(why, 400, "missing_required_parameter", "model", "you must provide a model parameter");
+        err =
+            nef_responses_refuse(why, 400, "missing_required_parameter", "model", "you must provide a model parameter");
     if (err == NEF_OK)
         err = check_values(body, why);
     if (err != NEF_OK)

@@ -108,8 +108,7 @@ static nef_err take_all(struct nef_response *r, struct live *l)
     (void)pthread_mutex_unlock(&l->lock);
     if (records == NULL)
         return NEF_E_NOMEM;
-    json_array_foreach(records, i, record)
-    {
+    json_array_foreach (records, i, record) {
         if (err != NEF_OK)
             break;
         err = nef_response_take(r, record);
@@ -177,8 +176,10 @@ static nef_err chain(struct nef_responses_call *c, const char *previous, json_t 
             live_unref(l);
         }
         if (err == NEF_OK && strcmp(json_string_value(json_object_get(object, "status")), "in_progress") == 0)
-            err = nef_responses_refuse(why, 400, "invalid_value", "previous_response_id", "The previous response isn't complete.");
-        turn = err != NEF_OK ? NULL : json_pack("[O, O]", json_object_get(head, "input"), json_object_get(object, "output"));
+            err = nef_responses_refuse(why, 400, "invalid_value", "previous_response_id",
+                                       "The previous response isn't complete.");
+        turn = err != NEF_OK ? NULL
+                             : json_pack("[O, O]", json_object_get(head, "input"), json_object_get(object, "output"));
         if (err == NEF_OK && json_array_insert_new(turns, 0, turn) != 0)
             err = NEF_E_NOMEM;
         before = json_string_value(json_object_get(json_object_get(head, "request"), "previous_response_id"));
@@ -189,7 +190,8 @@ static nef_err chain(struct nef_responses_call *c, const char *previous, json_t 
     }
     for (size_t i = 0; err == NEF_OK && i < json_array_size(turns); i++) {
         turn = json_array_get(turns, i);
-        if (json_array_extend(context, json_array_get(turn, 0)) != 0 || json_array_extend(context, json_array_get(turn, 1)) != 0)
+        if (json_array_extend(context, json_array_get(turn, 0)) != 0 ||
+            json_array_extend(context, json_array_get(turn, 1)) != 0)
             err = NEF_E_NOMEM;
     }
     json_decref(head);
@@ -206,12 +208,10 @@ static uint64_t text_bytes(const json_t *value)
 
     if (json_is_string(value))
         return json_string_length(value);
-    json_array_foreach(value, i, member)
-    {
+    json_array_foreach (value, i, member) {
         sum += text_bytes(member);
     }
-    json_object_foreach((json_t *)(uintptr_t)value, name, member)
-    {
+    json_object_foreach ((json_t *)(uintptr_t)value, name, member) {
         sum += text_bytes(member);
     }
     return sum;
@@ -260,11 +260,12 @@ static nef_err make_head(struct nef_responses_call *c, struct nef_responses_why 
         err = nef_responses_chat(c->request.body, context, c->request.input, seed, &chat, why);
     if (err == NEF_OK) {
         most = json_object_get(chat, "max_tokens");
-        c->tokens = nef_limits_guess(text_bytes(json_object_get(chat, "messages")) + text_bytes(json_object_get(chat, "tools"))) +
+        c->tokens = nef_limits_guess(text_bytes(json_object_get(chat, "messages")) +
+                                     text_bytes(json_object_get(chat, "tools"))) +
                     (most == NULL ? ANSWER_GUESS : (uint64_t)json_integer_value(most));
         c->head = json_pack("{s:i, s:s, s:I, s:s, s:O, s:O, s:o}", "v", 1, "id", c->id, "created",
-                            (json_int_t)(nef_wall_ms() / 1000), "owner", c->user.access_key, "request", c->request.body, "input",
-                            c->request.input, "chat", chat);
+                            (json_int_t)(nef_wall_ms() / 1000), "owner", c->user.access_key, "request", c->request.body,
+                            "input", c->request.input, "chat", chat);
         if (c->head == NULL)
             err = NEF_E_NOMEM;
     }
@@ -308,7 +309,8 @@ static void create(struct nef_responses_call *c)
         return;
     }
     c->stream = c->request.stream;
-    atomic_store_explicit(&c->state, CALL_LIMITED, memory_order_release); /* the listener's thread takes from the budget */
+    /* the listener's thread takes from the budget */
+    atomic_store_explicit(&c->state, CALL_LIMITED, memory_order_release);
     ask_wake(c);
 }
 
@@ -408,7 +410,7 @@ static void cancel(struct nef_responses_call *c)
     attach(c, l, CALL_UNTIL_END);
 }
 
-static void delete(struct nef_responses_call *c)
+static void delete (struct nef_responses_call *c)
 {
     struct live *l = NULL;
     json_t *head = NULL;
@@ -472,7 +474,8 @@ static void items(struct nef_responses_call *c)
         ask_finish(c, 200,
                    json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", data, "first_id",
                              n == 0 ? json_null() : json_string(item_id(json_array_get(data, 0))), "last_id",
-                             n == 0 ? json_null() : json_string(item_id(json_array_get(data, n - 1))), "has_more", from + n < count));
+                             n == 0 ? json_null() : json_string(item_id(json_array_get(data, n - 1))), "has_more",
+                             from + n < count));
     }
     json_decref(head);
 }
@@ -491,7 +494,7 @@ void ask_work(void *arg)
         break;
     case CALL_GET: get(c); break;
     case CALL_CANCEL: cancel(c); break;
-    case CALL_DELETE: delete(c); break;
+    case CALL_DELETE: delete (c); break;
     case CALL_ITEMS: items(c); break;
     default: break;
     }

@@ -17,8 +17,7 @@ static const char *list_of(const json_t *value, size_t name_max, char *out, size
     if (!json_is_array(value))
         return "models and zones are \"*\" or an array of names";
     out[0] = '\0';
-    json_array_foreach(value, i, item)
-    {
+    json_array_foreach (value, i, item) {
         const char *name = json_string_value(item);
         size_t bytes = name == NULL ? 0 : strlen(name);
 
@@ -38,7 +37,8 @@ static const char *number_of(const json_t *value, uint64_t least, uint64_t most,
 {
     if (!json_is_integer(value) || json_integer_value(value) < (json_int_t)least ||
         (uint64_t)json_integer_value(value) > most)
-        return "requests_min and tokens_min are 0 (no limit) to 2^40, concurrency 0 to 65536, weight 1 to 1000, priority 0 "
+        return "requests_min and tokens_min are 0 (no limit) to 2^40, concurrency 0 to 65536, weight 1 to 1000, "
+               "priority 0 "
                "to 9";
     *out = (uint64_t)json_integer_value(value);
     return NULL;
@@ -61,8 +61,7 @@ const char *nef_user_ai_change(struct nef_user_ai *ai, const json_t *value)
         new.allowed = true;
         new.weight = 1;
     }
-    json_object_foreach((json_t *)value, key, item)
-    {
+    json_object_foreach ((json_t *)value, key, item) {
         uint64_t number = 0;
 
         if (strcmp(key, "models") == 0) {
@@ -115,7 +114,8 @@ json_t *nef_user_ai_json(const struct nef_user_ai *ai)
 {
     if (!ai->allowed)
         return json_null();
-    return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "models", list_json(ai->models), "zones", list_json(ai->zones),
-                     "requests_min", (json_int_t)ai->requests_min, "tokens_min", (json_int_t)ai->tokens_min, "concurrency",
-                     (json_int_t)ai->concurrency, "weight", (json_int_t)ai->weight, "priority", (json_int_t)ai->priority);
+    return json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:I}", "models", list_json(ai->models), "zones",
+                     list_json(ai->zones), "requests_min", (json_int_t)ai->requests_min, "tokens_min",
+                     (json_int_t)ai->tokens_min, "concurrency", (json_int_t)ai->concurrency, "weight",
+                     (json_int_t)ai->weight, "priority", (json_int_t)ai->priority);
 }

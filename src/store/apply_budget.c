@@ -1,5 +1,5 @@
-/* Applying leases of AI budgets (cell 0). The user's own record says what the whole is, so a change of it holds from its
- * place in the log on, in both zones alike. Entries of users that aren't known are passed over. */
+/* Applying leases of AI budgets (cell 0). The user's own record says what the whole is, so a change of it holds from
+ * its place in the log on, in both zones alike. Entries of users that aren't known are passed over. */
 #include <string.h>
 #include "store/apply.h"
 #include "store/budget.h"
@@ -20,10 +20,10 @@ static nef_err whole_of(struct nef_cell *cell, const struct nef_text *access_key
     if (err == NEF_OK)
         err = nef_row_user_get(cell->value2.data, cell->value2.bytes, &user);
     if (err == NEF_OK)
-        *out = (struct nef_budget_whole){.units = {[NEF_BUDGET_REQUESTS] = user.ai.requests_min,
-                                                   [NEF_BUDGET_TOKENS] = user.ai.tokens_min},
-                                         .slots = user.ai.concurrency,
-                                         .denied = user.disabled || !user.ai.allowed};
+        *out = (struct nef_budget_whole){
+            .units = {[NEF_BUDGET_REQUESTS] = user.ai.requests_min, [NEF_BUDGET_TOKENS] = user.ai.tokens_min},
+            .slots = user.ai.concurrency,
+            .denied = user.disabled || !user.ai.allowed};
     nef_wipe(&user, sizeof user);
     if (cell->value2.data != NULL) /* the secret doesn't stay in the scratch */
         nef_wipe(cell->value2.data, cell->value2.bytes);

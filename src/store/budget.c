@@ -50,7 +50,8 @@ static void claim(struct nef_budget_state *state, const struct nef_budget_zone *
 }
 
 /* What ZONE may have of a whole, others having theirs. */
-static uint64_t room(const struct nef_budget_state *state, const struct nef_budget_zone *zone, unsigned r, uint64_t whole)
+static uint64_t room(const struct nef_budget_state *state, const struct nef_budget_zone *zone, unsigned r,
+                     uint64_t whole)
 {
     for (uint32_t i = 0; i < state->count; i++) {
         uint64_t theirs = &state->zones[i] == zone ? 0 : used(&state->zones[i], r);
@@ -100,8 +101,8 @@ static void grant(struct nef_budget_state *state, const struct nef_budget_whole 
     z->slots_unmet = entry->slots - slots;
 }
 
-bool nef_budget_decide(struct nef_budget_state *state, const struct nef_budget_whole *whole, const struct nef_text *zone,
-                       uint64_t start, const struct nef_budget_entry *entry)
+bool nef_budget_decide(struct nef_budget_state *state, const struct nef_budget_whole *whole,
+                       const struct nef_text *zone, uint64_t start, const struct nef_budget_entry *entry)
 {
     struct nef_budget_zone *z = nef_budget_find(state, zone->data, zone->bytes);
 

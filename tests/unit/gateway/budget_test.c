@@ -1,9 +1,10 @@
-/* AI budgets: two zones, one log, one user; what is taken in any 60 seconds, and what runs at once, never exceeds the whole.
+/* AI budgets: two zones, one log, one user; what is taken in any 60 seconds, and what runs at once, never exceeds the
+ * whole.
  *
- * The log is a list of ops in the order in which they are applied; a zone's proposals arrive after a random time, or never,
- * or long after their proposer gave up; a zone sees the rows with a lag, not at all while it is cut off, and starts anew with
- * nothing in its memory. Each zone has a clock of its own, with another beginning and up to 1 % faster or slower. What is
- * checked is counted in true time. */
+ * The log is a list of ops in the order in which they are applied; a zone's proposals arrive after a random time, or
+ * never, or long after their proposer gave up; a zone sees the rows with a lag, not at all while it is cut off, and
+ * starts anew with nothing in its memory. Each zone has a clock of its own, with another beginning and up to 1 %
+ * faster or slower. What is checked is counted in true time. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -178,7 +179,8 @@ static enum nef_budget_verdict request(struct world *w, unsigned zone, uint64_t 
     note(w, 1, 0);
     for (unsigned k = 0; k < RUNNING_MAX; k++)
         if (!z->running[k].used) {
-            z->running[k] = (struct running){true, w->now + lasts, reserved, reserved == 0 ? 0 : draw(w, reserved + 1), z->boot};
+            z->running[k] =
+                (struct running){true, w->now + lasts, reserved, reserved == 0 ? 0 : draw(w, reserved + 1), z->boot};
             break;
         }
     if (running(w) > w->most_running)
@@ -222,7 +224,8 @@ static void step(struct world *w, unsigned loss_percent)
 
 static void check(const struct world *w, uint64_t seed)
 {
-    if ((w->whole.units[NEF_BUDGET_REQUESTS] != 0 && w->most[NEF_BUDGET_REQUESTS] > w->whole.units[NEF_BUDGET_REQUESTS]) ||
+    if ((w->whole.units[NEF_BUDGET_REQUESTS] != 0 &&
+         w->most[NEF_BUDGET_REQUESTS] > w->whole.units[NEF_BUDGET_REQUESTS]) ||
         (w->whole.units[NEF_BUDGET_TOKENS] != 0 && w->most[NEF_BUDGET_TOKENS] > w->whole.units[NEF_BUDGET_TOKENS]) ||
         (w->whole.slots != 0 && w->most_running > w->whole.slots))
         fail_msg("seed %lu at %lu ms: %lu of %lu requests, %lu of %lu tokens, %u of %u at once", (unsigned long)seed,
@@ -265,7 +268,8 @@ static void never_above_the_whole(void **state)
     assert_true(taken > 60u * 100u); /* it isn't safe because it refuses everything */
 }
 
-/* Requests at a steady rate of a zone, until TAKEN more were taken or UNTIL: waits are tried again, as the gateway does. */
+/* Requests at a steady rate of a zone, until TAKEN more were taken or UNTIL: waits are tried again, as the gateway
+ * does. */
 static void busy(struct world *w, unsigned zone, uint64_t until, uint64_t every_ms)
 {
     bool waiting = false;
@@ -296,7 +300,8 @@ static void an_idle_zones_share_moves(void **state)
     end(&w);
 }
 
-/* A zone is lost while it is busy: the other one has the rest at once, and the lost one's slots when its lease is over. */
+/* A zone is lost while it is busy: the other one has the rest at once, and the lost one's slots when its lease is
+ * over. */
 static void a_lost_zones_share_moves(void **state)
 {
     struct world w;
@@ -397,9 +402,17 @@ static void tokens_beyond_the_guess(void **state)
 /* What row G says is what was put, and nothing else is taken. */
 static void rows(void **state)
 {
-    struct nef_budget_state s = {.count = 2, .zones = {{.name = "a", .start = 1, .number = 2, .spent = {3, 4}, .limit = {5, 6},
-                                                        .base = {1, 2}, .unmet = {7, 8}, .slots = 9, .slots_unmet = 10},
-                                                       {.name = "zone-b"}}};
+    struct nef_budget_state s = {.count = 2,
+                                 .zones = {{.name = "a",
+                                            .start = 1,
+                                            .number = 2,
+                                            .spent = {3, 4},
+                                            .limit = {5, 6},
+                                            .base = {1, 2},
+                                            .unmet = {7, 8},
+                                            .slots = 9,
+                                            .slots_unmet = 10},
+                                           {.name = "zone-b"}}};
     struct nef_budget_state got;
     struct nef_buf b = {0};
 
@@ -420,9 +433,13 @@ static void rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(never_above_the_whole), cmocka_unit_test(an_idle_zones_share_moves),
-        cmocka_unit_test(a_lost_zones_share_moves), cmocka_unit_test(the_smallest_budget),
-        cmocka_unit_test(few_ops), cmocka_unit_test(tokens_beyond_the_guess), cmocka_unit_test(rows),
+        cmocka_unit_test(never_above_the_whole),
+        cmocka_unit_test(an_idle_zones_share_moves),
+        cmocka_unit_test(a_lost_zones_share_moves),
+        cmocka_unit_test(the_smallest_budget),
+        cmocka_unit_test(few_ops),
+        cmocka_unit_test(tokens_beyond_the_guess),
+        cmocka_unit_test(rows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

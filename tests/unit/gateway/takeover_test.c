@@ -1,11 +1,12 @@
 /* Who makes a stored answer: two zones, one log, and everything that can go wrong between them.
  *
- * responses_live.c and responses_pieces.c run as they are; log, runtime, engine and clock are of this file. A proposal is applied after
- * a random time, or its proposer is told that nobody knows and it is applied later, or never. Zones are stopped, cut off from
- * the log, and killed and started anew, in the middle of anything. An engine says the words w0 w1 ... and goes on after what was given.
+ * responses_live.c and responses_pieces.c run as they are; log, runtime, engine and clock are of this file. A proposal
+ * is applied after a random time, or its proposer is told that nobody knows and it is applied later, or never. Zones
+ * are stopped, cut off from the log, and killed and started anew, in the middle of anything. An engine says the words
+ * w0 w1 ... and goes on after what was given.
  *
- * What is checked: what a reader was given in one zone is the beginning of what a reader is given in the other, always, and
- * in the end both have the whole answer, once. */
+ * What is checked: what a reader was given in one zone is the beginning of what a reader is given in the other,
+ * always, and in the end both have the whole answer, once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,14 +19,14 @@
 #include "http/http.h"
 #include "io/clock.h"
 
-#define MS        1000000ull
-#define ID        "resp_00000000aa"
-#define WORDS     60u
-#define OBJECTS   2000u
-#define FLIGHTS   64u
-#define RUNS      64u
-#define JOBS      64u
-#define ZONES     2u
+#define MS      1000000ull
+#define ID      "resp_00000000aa"
+#define WORDS   60u
+#define OBJECTS 2000u
+#define FLIGHTS 64u
+#define RUNS    64u
+#define JOBS    64u
+#define ZONES   2u
 
 struct object {
     char name[NEF_KEEP_NAME_BYTES];
@@ -243,7 +244,8 @@ void nef_limits_settle(struct nef_limits *limits, struct nef_limits_hold *hold, 
     memset(hold, 0, sizeof(*hold));
 }
 
-nef_err nef_ai_run_start(struct nef_gateway *gateway, const struct nef_ai_run_options *options, struct nef_ai_run **out_run)
+nef_err nef_ai_run_start(struct nef_gateway *gateway, const struct nef_ai_run_options *options,
+                         struct nef_ai_run **out_run)
 {
     (void)gateway;
     for (unsigned i = 0; i < RUNS; i++) {
@@ -463,8 +465,8 @@ static bool over(void)
 
 static const char *status_of(const struct zone *z)
 {
-    return json_string_value(json_object_get(
-        json_object_get(json_array_get(z->seen, json_array_size(z->seen) - 1), "e"), "status"));
+    return json_string_value(
+        json_object_get(json_object_get(json_array_get(z->seen, json_array_size(z->seen) - 1), "e"), "status"));
 }
 
 static void expect_whole(const struct zone *z)
@@ -472,7 +474,8 @@ static void expect_whole(const struct zone *z)
     assert_int_equal(json_array_size(z->seen), WORDS + 1);
     for (unsigned i = 0; i < WORDS; i++) {
         char word[16];
-        json_t *choice = json_array_get(json_object_get(json_object_get(json_array_get(z->seen, i), "c"), "choices"), 0);
+        json_t *choice =
+            json_array_get(json_object_get(json_object_get(json_array_get(z->seen, i), "c"), "choices"), 0);
 
         (void)snprintf(word, sizeof(word), "w%u ", i);
         assert_string_equal(json_string_value(json_object_get(json_object_get(choice, "delta"), "content")), word);
@@ -594,7 +597,8 @@ static void an_owner_without_rights(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(peace), cmocka_unit_test(cancelled_from_afar),
-                                       cmocka_unit_test(an_owner_without_rights), cmocka_unit_test(anything_goes_wrong)};
+                                       cmocka_unit_test(an_owner_without_rights),
+                                       cmocka_unit_test(anything_goes_wrong)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
