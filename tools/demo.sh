@@ -51,6 +51,7 @@ chat        curl -s $endpoint/v1/chat/completions -H 'Authorization: Bearer $key
               -H 'Content-Type: application/json' \\
               -d '{"model": "$name", "max_tokens": 24, "chat_template_kwargs": {"enable_thinking": false},
                    "messages": [{"role": "user", "content": "Hello"}]}'
+            $nef chat --dir $dir --model $name    # in the terminal
             any OpenAI client does: OPENAI_BASE_URL=$endpoint/v1 OPENAI_API_KEY=$key
 The model '$name' has Qwen3's tokenizer and random weights: what it says is nonsense, and shows only that the region
 answers. This puts a real one in (640 MB; both zones serve it some seconds later, as qwen3-0.6b):

@@ -125,7 +125,7 @@ def test_the_line_that_make_run_ends_with(own, tmp_path):
                            timeout=90)
         assert r.returncode == 0 and r.stderr == "", r.stderr
         assert "nonsense" in r.stdout and "nef model add" in r.stdout.replace(NEF, "nef")
-        line = r.stdout[r.stdout.index("curl -s"):].split("\n            any")[0]
+        line = r.stdout[r.stdout.index("curl -s"):].split(f"\n            {NEF} chat")[0]
         answer = json.loads(subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60).stdout)
         assert answer["usage"]["completion_tokens"] > 0 and answer["choices"][0]["message"]["content"]
     assert [m["id"] for m in listed(own, "a")] == ["synthetic"]
