@@ -16,6 +16,7 @@ sys.path.insert(0, os.path.join(ROOT, "bench"))
 from lib.region import Region, wait_for  # noqa: E402
 from lib.s3raw import S3  # noqa: E402
 import failover  # noqa: E402
+import gateway  # noqa: E402
 import infer  # noqa: E402
 import serve  # noqa: E402
 
@@ -244,9 +245,9 @@ def main():
     regional = ["speed", "memory", "catchup", "failover"]
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("parts", nargs="*", choices=[[], "infer", "serve"] + regional)
+    parser.add_argument("parts", nargs="*", choices=[[], "infer", "serve", "gateway"] + regional)
     args = parser.parse_args()
-    parts = args.parts or ["infer", "serve"] + regional
+    parts = args.parts or ["infer", "serve", "gateway"] + regional
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lines = [f"### {now}" + (" (quick: a smoke test, not a measurement)" if args.quick else ""), "",
              f"Command: `{' '.join(['bench/run.sh'] + sys.argv[1:])}`."]
@@ -254,6 +255,8 @@ def main():
         lines += [""] + infer.measure(args.quick)
     if "serve" in parts:
         lines += [""] + serve.measure(args.quick)
+    if "gateway" in parts:
+        lines += [""] + gateway.measure(args.quick)
     if set(parts) & set(regional):
         lines += [""] + measure_region([part for part in parts if part in regional], args.quick)
     text = "\n".join(lines) + "\n"

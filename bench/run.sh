@@ -3,6 +3,7 @@
 #   infer                             the inference engine beside llama.cpp: speed, start, memory, accuracy (infer.py);
 #                                     8 minutes, and once 2.6 GB of models in build/bench/models
 #   serve                             many streams at once beside llama.cpp: throughput, waits, memory (serve.py); 6 minutes
+#   gateway                           the gateway over the bare engine, open streams, pauses over 200 kills (gateway.py)
 #   speed memory catchup failover     a region: speed and recovery
 # All by default. --quick runs each for a moment, to see that the benchmark works; its numbers mean nothing.
 #

@@ -13,6 +13,7 @@
 #include "gateway/gateway_internal.h"
 #include "io/clock.h"
 
+#define CONNECT_MS        5000u /* probes tell much sooner that nobody is there; a busy one takes its time */
 #define MODELS_EVERY_NS   5000000000ull
 #define ANSWER_MAX        ((size_t)1 << 20)
 #define REMOTE_MAX        64u /* backends that one relay may name */
@@ -131,6 +132,13 @@ static void went_down(struct backend *b, const char *why)
     runs_backend_lost(b);
 }
 
+/* A stream of it gave something while the probe waited: it is busy, not gone. Were it taken out, all of its streams
+ * would begin anew elsewhere, which makes the others busy. */
+static bool speaks(const struct backend *b)
+{
+    return nef_now_ns() < b->progress_ns + b->g->ai->timing.probe_timeout_ns;
+}
+
 static void came_up(struct backend *b)
 {
     if (b->healthy)
@@ -164,7 +172,7 @@ nef_err backend_call(struct backend *b, const char *path, const struct nef_loop_
     o.unix_socket = b->unix_socket;
     o.bearer = b->bearer;
     o.ca = b->ca;
-    o.connect_ms = (uint32_t)(b->g->ai->timing.probe_timeout_ns / 1000000);
+    o.connect_ms = CONNECT_MS;
     if (b->peer != NULL) {
         o.ca = config->tls.ca;
         o.cert = config->tls.cert;
@@ -227,7 +235,7 @@ static void on_probe_end(void *context, nef_err err)
         b->answered_ns = nef_now_ns();
         b->answered_pid = engine_pid(b);
         came_up(b);
-    } else {
+    } else if (err != NEF_E_TIMEOUT || !speaks(b)) {
         went_down(b, err == NEF_OK ? "status" : nef_err_name(err));
     }
 }
@@ -340,11 +348,21 @@ static bool on_peer_data(void *context, const void *bytes, size_t count)
     return !p->answer.failed;
 }
 
+static bool peer_speaks(const struct peer *p)
+{
+    for (const struct backend *b = p->g->backends; b != NULL; b = b->next)
+        if (b->peer == p && speaks(b))
+            return true;
+    return false;
+}
+
 static void on_peer_end(void *context, nef_err err)
 {
     struct peer *p = context;
 
     p->probe = NULL;
+    if (err == NEF_E_TIMEOUT && peer_speaks(p))
+        return;
     if (err != NEF_OK || p->status != 200) {
         silence(p, err != NEF_OK ? nef_err_name(err) : "status");
         return;

@@ -6,7 +6,7 @@
  * One thread a child, which forks it, waits for it and starts it again; the child gets SIGKILL when that thread ends,
  * which is when the zone's process does. Whether it serves is found out by probing its socket, as with any other
  * backend (backend.h); a hung one is killed by nef_engine_child_kill. The child dumps no core and gets no environment
- * but PATH, LANG, TZ and what begins with NEF_. */
+ * but a few variables (engine.c). */
 #ifndef NEF_GATEWAY_ENGINE_H
 #define NEF_GATEWAY_ENGINE_H
 

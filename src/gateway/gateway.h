@@ -5,8 +5,8 @@
  * is lost (splice.h), and the listener's thread gives the client what came.
  *
  *   backends   the built-in engine, a child process of the zone (engine.h); any OpenAI-compatible URL of the
- *              configuration; and the other zones' gateways (relay.h): all are spoken to in the same way
- *   threads    listener 2, workers, one loop for all backends, one for each engine, the relay's listener
+ *              configuration; and the other zones' gateways (relay.c): all are spoken to in the same way
+ *   threads    listener, workers, one loop for all backends, one for each engine, the relay's listener
  *
  * No prompt, answer or key reaches a trace or a metric. */
 #ifndef NEF_GATEWAY_GATEWAY_H

@@ -1,10 +1,12 @@
 /* A leg: one choice of a run, over one backend after the other; see run_internal.h.
  *
  * When it is moved:
- *   the stream breaks off, is refused with something that isn't the request's fault, or says what can't be      at once
- *   the backend's probes fail                                  at once, if another one can go on; else it waits for the
- * stream to break the stream says nothing for `stall`, and 8 times its usual gap       if another one can go on an
- * external backend doesn't begin for `first_token`       at once
+ *   the stream breaks off, is refused though the request isn't wrong, or says what can't be    at once
+ *   the backend's probes fail                                         at once, if another one can go on
+ *   the stream says nothing for `stall`, and 8 times its usual gap    if another one can go on; the limit doubles each
+ *                                                                     time: backends that are only slow must not hand
+ *                                                                     it around
+ *   an external backend doesn't begin for `first_token`               at once
  *
  * A request on which backends are lost three times in a row without anything new is given up: it may be the reason. */
 #include <stdio.h>
@@ -20,6 +22,7 @@
 #define AGAIN_NS       100000000ull  /* before the same backend is tried again */
 #define WAIT_NS        50000000ull   /* between looks for a backend */
 #define GAP_TIMES      8u
+#define STALLS_MAX     6u            /* doublings */
 #define STUCK_TIMES    10u           /* stalls until a stream with nowhere else to go is asked for again */
 #define RETRY_AFTER_S  2u
 
@@ -149,6 +152,7 @@ static void lost(struct leg *leg, enum nef_gateway_loss why, uint64_t now)
     else if (why != NEF_LOSS_HEALTH)
         leg->barren++;
     leg->tokens = tokens;
+    leg->stalls += why == NEF_LOSS_STALL;
     leg->not_before_ns = 0;
     if (++leg->tries >= NEF_AI_TRIES_MAX || leg->barren >= BARREN_MAX) {
         give_up(leg, 502, "backend_failed", "The model's backends failed on this request.");
@@ -499,7 +503,7 @@ static void watch(struct leg *leg, uint64_t now)
             lost(leg, NEF_LOSS_STALL, now);
         return;
     }
-    limit = NEF_MAX(g->ai->timing.stall_ns, GAP_TIMES * leg->gap_ns);
+    limit = NEF_MAX(g->ai->timing.stall_ns << NEF_MIN(leg->stalls, STALLS_MAX), GAP_TIMES * leg->gap_ns);
     if (since(now, leg->progress_ns) <= limit)
         return;
     if (elsewhere(leg) || (!leg->backend->speaks.built_in && since(now, leg->progress_ns) > STUCK_TIMES * limit))

@@ -34,6 +34,7 @@ struct leg {
     uint64_t not_before_ns;
     struct backend *failed; /* where it was lost last; only compared */
     uint32_t tries, barren; /* barren: lost one after the other without a new token */
+    uint32_t stalls;        /* lost for its silence */
     uint64_t tokens;        /* given when it was lost last */
     /* what the last backend said when it failed */
     unsigned last_status;

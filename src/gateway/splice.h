@@ -4,10 +4,10 @@
  * A lost stream goes on in one of three ways:
  *   fresh   nothing was given yet: the request again
  *   ids     the built-in engine: it gets the token ids of what was given (nef_continue_token_ids), computes from there
- * with the same seed, and gives exactly the bytes that it would have given text    others: a chat gets the answer so
- * far as its last message (continue_final_message), a completion as the end of its prompt. No text is lost, doubled or
- * reordered; but the tokens at the seam may be others than without the loss, because text is cut into tokens anew, and
- * a schema isn't enforced behind the seam (docs/gateway.md)
+ *           with the same seed, and gives exactly the bytes that it would have given
+ *   text    others: a chat gets the answer so far as its last message (continue_final_message), a completion as the end
+ *           of its prompt. No text is lost, doubled or reordered; but the tokens at the seam may be others than without
+ *           the loss, because text is cut into tokens anew, and a schema isn't enforced behind the seam (docs/gateway.md)
  *
  * The text of an answer is kept in Qwen's own form (Hermes): <think>, <tool_call>. In the text way a backend that goes
  * on in the middle of such a block gives the rest of it as plain content; it is put where it belongs here.

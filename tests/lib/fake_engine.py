@@ -3,19 +3,22 @@
 
     fake_engine.py PORT [MODEL ...]        prints "port N" when it listens (PORT 0: any)
 
-Its answer to a chat or completion is the words w0 w1 w2 ... (max_tokens of them; without that the answer ends behind w19), one a chunk, so that a
-lost, doubled or reordered token shows. A chat that goes on (continue_final_message) or a completion whose prompt ends with such words goes
-on behind the last one. What the user's message says changes that: THINK puts half of the words into reasoning_content, TOOL makes them the
-argument of a tool call; continued, the rest of both comes as plain text, as with vLLM's parsers.
+Its answer to a chat or completion is the words w0 w1 w2 ... (max_tokens of them; without that the answer ends
+behind w19), one a chunk, so that a lost, doubled or reordered token shows. A chat that goes on
+(continue_final_message) or a completion whose prompt ends with such words goes on behind the last one. What the
+user's message says changes that: THINK puts half of the words into reasoning_content, TOOL makes them the argument
+of a tool call; continued, the rest of both comes as plain text, as with vLLM's parsers.
 
-POST /control {"mode", "after", "times", "delay", "first_delay"} sets how it fails: the next TIMES requests, each behind AFTER words.
+POST /control {"mode", "after", "times", "delay", "first_delay"} sets how it fails: the next TIMES requests, each
+behind AFTER words.
   ok            doesn't
   cut           closes the connection           end        ends the stream without an end
   garbage       an event that isn't JSON        nonsense   JSON that is no chunk
   html          another kind of answer, 200     huge       an event of 8 MiB
   error         an error event                  status     an HTTP status (AFTER is it)
   stall         says nothing any more           silent     takes the request and never answers
-DELAY: seconds between words, FIRST_DELAY: before the first. GET /control tells what it has seen. /health answers unless {"health": false}."""
+DELAY: seconds between words, FIRST_DELAY: before the first. GET /control tells what it has seen. /health answers
+unless {"health": false}."""
 import asyncio
 import json
 import re

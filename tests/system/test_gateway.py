@@ -1,5 +1,5 @@
-"""The gateway with an external backend that misbehaves in every way that engines do, and who may do what. Losses of the built-in engine
-and of a zone: test_gateway_loss.py; clients' packages: test_gateway_js.py."""
+"""The gateway with an external backend that misbehaves in every way that engines do, and who may do what. Losses of
+the built-in engine and of a zone: test_gateway_loss.py; clients' packages: test_gateway_js.py."""
 import concurrent.futures
 import http.client
 import json
@@ -101,7 +101,8 @@ def test_several_failures_in_one_answer(r):
 
 def test_whole_answers_go_on_too(r):
     fail(r, "cut", 5, times=1)
-    status, _, a = r.call("/v1/chat/completions", {"model": "fake", "messages": [{"role": "user", "content": "x"}]}, zone="a")
+    status, _, a = r.call("/v1/chat/completions", {"model": "fake", "messages": [{"role": "user", "content": "x"}]},
+                          zone="a")
     assert status == 200 and a["choices"][0]["message"]["content"] == WORDS and a["usage"]["completion_tokens"] == 20
 
 

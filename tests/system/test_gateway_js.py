@@ -1,5 +1,5 @@
-"""openai, the Vercel AI SDK and LangChain.js, and curl, unmodified, through the front and with the backend that they meet first failing in the
-middle of answers."""
+"""openai, the Vercel AI SDK and LangChain.js, and curl, unmodified, through the front and with the backend that they
+meet first failing in the middle of answers."""
 import json
 import os
 import subprocess

@@ -1,5 +1,5 @@
-"""Streams of the built-in engine over the loss of engines and of a zone: what the client reads is what it would have read. 20 kills at
-random places under load, 200 with NEF_SOAK=1; the pauses are measured at the client."""
+"""Streams of the built-in engine over the loss of engines and of a zone: what the client reads is what it would have
+read. 20 kills at random places under load, 200 with NEF_SOAK=1; the pauses are measured at the client."""
 import concurrent.futures
 import os
 import random
@@ -15,7 +15,7 @@ from lib.region import wait_for
 
 KILLS = 200 if os.environ.get("NEF_SOAK") == "1" else 20
 STREAMS = 6
-# What the issue asks for, on a machine that has nothing else to do; the tests share theirs with a whole region and a build.
+# Of a machine that has nothing else to do; the tests share theirs with a whole region.
 KILL_S, HANG_S = 1.0, 2.0
 SLACK = float(os.environ.get("NEF_GAP_SLACK", "2"))
 

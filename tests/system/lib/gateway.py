@@ -1,5 +1,5 @@
-"""A region that serves models, for the tests of its gateway: the small Qwen3 as "nano" in both zones' own engines, and "fake"
-(tests/lib/fake_engine.py), one process a zone, as an external backend."""
+"""A region that serves models, for the tests of its gateway: the small Qwen3 as "nano" in both zones' own engines, and
+"fake" (tests/lib/fake_engine.py), one process a zone, as an external backend."""
 import http.client
 import json
 import os
@@ -63,7 +63,8 @@ class Stream:
 
 
 class AiRegion(Region):
-    def __init__(self, ai=None, fakes=True, **kw):
+    def __init__(self, ai=None, fakes=True, slots=4, **kw):
+        self.slots = slots
         self.fakes = {z: Fake("fake") for z in ("a", "b")} if fakes else {}
         self.ai_changes = ai or {}
         super().__init__(edit=self.change, **kw)
@@ -73,7 +74,8 @@ class AiRegion(Region):
             ai = {"engine": {"model": "nano", "model_file": os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"), "threads": 1},
                   **self.ai_changes}
             if self.fakes:
-                ai["backends"] = [{"name": "fake", "url": f"http://127.0.0.1:{self.fakes[z].port}", "slots": 4}]
+                ai["backends"] = [{"name": "fake", "url": f"http://127.0.0.1:{self.fakes[z].port}",
+                                   "slots": self.slots}]
             self.configure(z, {"ai": ai})
 
     def up(self):
@@ -139,9 +141,9 @@ class AiRegion(Region):
         assert ended != (s.error is not None), "a stream ends with [DONE] or an error"
         return s
 
-    def chat(self, content="Hello", model="fake", path="/v1/chat/completions", zone=None, key=None, on_event=None, **more):
-        return self.stream(path, {"model": model, "messages": [{"role": "user", "content": content}], **more}, zone, key,
-                           on_event)
+    def chat(self, content="Hello", model="fake", zone=None, key=None, on_event=None, **more):
+        body = {"model": model, "messages": [{"role": "user", "content": content}], **more}
+        return self.stream("/v1/chat/completions", body, zone, key, on_event)
 
     def add_user(self, name, *options):
         out = json.loads(self.nef("user", "add", name, *options, "--json", "--dir", self.directory).stdout)
