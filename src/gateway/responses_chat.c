@@ -106,8 +106,11 @@ static nef_err add_item(struct chat *c, const json_t *item)
     const char *type = json_string_value(json_object_get(item, "type"));
     json_t *message;
 
-    if (type == NULL || strcmp(type, "message") == 0)
+    if (type == NULL || strcmp(type, "message") == 0) {
+        if (!json_is_string(json_object_get(item, "role"))) /* a stored item that isn't one of ours */
+            return NEF_E_PROTOCOL;
         return add_message(c, item, json_string_value(json_object_get(item, "role")));
+    }
     if (strcmp(type, "function_call") == 0)
         return add_call(c, item);
     if (strcmp(type, "reasoning") == 0) {
