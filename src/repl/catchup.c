@@ -113,12 +113,21 @@ static bool dropped_in_vain(const struct nef_repl *r, uint32_t c, uint64_t cut)
             r->config.present_until(r->config.context, c, NEF_SEGMENT_HEADER_BYTES) < cut);
 }
 
+/* All of the log up to where it counts was dropped: it was damaged before a hole, and what lies before the hole went
+ * since. What lies behind the damage doesn't count, so nothing is left. */
+static bool holds_nothing(const struct nef_repl *r, uint32_t c)
+{
+    return nef_repl_log_start(r, c) > r->cells[c].end;
+}
+
 /* Where CELL's log is cut so that nothing of it is left that isn't shared: at CUT; or, if that lies in a hole (of
  * skipped or dropped segments), where the hole begins; or at the very beginning. */
 static uint64_t cut_place(const struct nef_repl *r, uint32_t c, uint64_t cut)
 {
     uint64_t at = nef_repl_log_start(r, c);
 
+    if (holds_nothing(r, c))
+        return NEF_SEGMENT_HEADER_BYTES;
     while (cut >= at && cut < r->cells[c].end) {
         uint64_t until = r->config.present_until(r->config.context, c, at);
 
@@ -175,7 +184,7 @@ void nef_catchup_joined(struct nef_repl *r, uint32_t peer, const struct nef_mess
 
         if (nef_joined_cell_decode(&reader, &jc) != NEF_OK || jc.cut > r->cells[c].end)
             return;
-        if (jc.cut < nef_repl_log_start(r, c) && jc.cut != NEF_SEGMENT_HEADER_BYTES)
+        if (jc.cut < nef_repl_log_start(r, c) && jc.cut != NEF_SEGMENT_HEADER_BYTES && !holds_nothing(r, c))
             return; /* segments were dropped since we asked */
         place = cut_place(r, c, jc.cut);
         back = back || place != jc.cut;
@@ -279,7 +288,7 @@ void nef_catchup_follower(struct nef_repl *r)
         for (uint32_t c = 0; c < r->config.cell_count; c++)
             if (r->cells[c].must_cut && !r->cells[c].cutting) {
                 r->cells[c].cut_wanted = true;
-                r->cells[c].cut_to = r->cells[c].end;
+                r->cells[c].cut_to = holds_nothing(r, c) ? NEF_SEGMENT_HEADER_BYTES : r->cells[c].end;
             }
     emit_cuts(r);
     if (r->following == FOLLOWING_CUTTING && cuts_done(r)) {

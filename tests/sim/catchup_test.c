@@ -238,6 +238,43 @@ static void test_accepted_loss_below_a_drop(void **state)
     done();
 }
 
+/* b has skipped what a had dropped, and a record before that hole rots; then b drops what lies before it, which it may,
+ * and the damaged record with it. It holds nothing that it may keep: it discards all of it and begins anew. Seed 75887 of
+ * that day; it asked for ever. */
+static void test_damage_below_a_drop(void **state)
+{
+    struct log *l = &s->nodes[1].disk.logs[0];
+    uint32_t w, r;
+
+    (void)state;
+    region(2);
+    write_many(0, 40);
+    run(200);
+    node_crash(&s->nodes[1], true);
+    run(1000);
+    write_many(0, 150);
+    node_drop(&s->nodes[0]);
+    node_start(&s->nodes[1]);
+    settle();
+    told("b > skips cell 0");
+    node_crash(&s->nodes[1], true);
+    l->at[1].bad = true;
+    run(1000);
+    s->trace_bytes = 0;
+    s->trace[0] = 0;
+    node_start(&s->nodes[1]);
+    run_until_told("b > is stopped");
+    node_drop(&s->nodes[1]);
+    assert_true(l->start > NEF_SEGMENT_HEADER_BYTES); /* it did */
+    settle();
+    told("b > cuts cell 0");
+    w = put(0, 0);
+    r = get(1, 0);
+    assert_true(answered(r));
+    assert_int_equal(s->requests[r].result, s->requests[w].value);
+    done();
+}
+
 /* c has skipped to where a's log begins when a and c die. What b holds, which counts after the accepted loss,
  * ends below: in c's hole, or below all that c has if c was new. */
 static void skip_above_the_end(bool new_disk)
@@ -312,6 +349,7 @@ int main(void)
         cmocka_unit_test(test_a_primary_with_a_hole),
         cmocka_unit_test(test_accepted_loss_and_the_other_dropped_its_beginning),
         cmocka_unit_test(test_accepted_loss_below_a_drop),
+        cmocka_unit_test(test_damage_below_a_drop),
         cmocka_unit_test(test_a_skip_above_a_new_primarys_end),
     };
 
