@@ -414,7 +414,7 @@ static void a_stream_goes_on_after_any_chunk(void **state)
     uint32_t random = 12345, continued = 0;
 
     (void)state;
-    for (uint32_t round = 0; round < 400; round++) {
+    for (uint32_t round = 0; round < 100; round++) {
         struct nef_write w = write_of(true, round % 2 == 0, round % 3 != 0);
         struct nef_buf text = {0};
         uint32_t tokens[512], count = 0;
