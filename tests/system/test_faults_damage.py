@@ -6,6 +6,7 @@ import shutil
 import time
 
 import pytest
+from lib.chosen import chosen
 from lib.load import Load
 from lib.region import wait_for
 from lib.s3raw import S3
@@ -24,7 +25,7 @@ def some_record(path, part):
     return (at + 8, 16) if part == "header" else ((at + HEADER + after) // 2, 64)
 
 
-@pytest.mark.parametrize("part", ["body", "header"])
+@pytest.mark.parametrize("part", chosen("body", "header"))
 def test_damage_in_the_only_copy(faulty, part):
     """Zone b's disk is wiped and a record of zone a, which b needs, is damaged: the link stays up, the region goes on
     at 1/2, b waits where an operator sees it, and joins when the record is there again."""

@@ -8,16 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import Faulty, small_and_quick
+from lib.chosen import chosen
 from lib.load import Load
 from lib.region import wait_for
 from lib.s3raw import S3, error_code
 
 CELLS = 4
-
-
-def chosen(zone):
-    """Of a test that takes long: one zone in `make test`, both in `make soak`."""
-    return ["a", "b"] if os.environ.get("NEF_SOAK") == "1" else [zone]
 
 
 def mount(image, megabytes, where):
@@ -113,7 +109,7 @@ def long_names(s3):
             return
 
 
-@pytest.mark.parametrize("zone", chosen("a"))
+@pytest.mark.parametrize("zone", chosen("a", "b"))
 def test_index_disk_full(two_disks, zone):
     """The disk of a zone's index is full, the log's isn't. What can't be applied isn't acknowledged; once it is known,
     writes are refused in both zones with the reason; reads go on; and all goes on when there is room."""
@@ -146,7 +142,7 @@ def test_index_disk_full(two_disks, zone):
     load.verify()
 
 
-@pytest.mark.parametrize("zone", chosen("b"))
+@pytest.mark.parametrize("zone", chosen("b", "a"))
 def test_log_disk_full_to_the_last_byte(two_disks, zone):
     """Not a byte is left on the disk of a zone's log, the index's has room. Writes are refused, reads and deletes go
     on. Then the other zone dies, and the epoch that follows is written all the same; then this one, and it starts."""

@@ -107,6 +107,7 @@ def test_a_region_on_three_hosts(hosts, tmp_path):
     assert r.returncode == 1 and "durability" not in r.stdout  # without --ca its certificate proves nothing
 
 
+@pytest.mark.soak
 def test_a_host_is_lost_and_comes_back(hosts, capsys):
     """No word from it at all, as after a power cut: neither process, nor link. The other zone goes on; when the host
     comes back, its units start and it is 2/2 again."""
@@ -132,6 +133,7 @@ def test_a_host_is_lost_and_comes_back(hosts, capsys):
     assert gap < 5, "the limit that FAULTS.md gives is measured by test_faults_gap.py; here a machine does much besides"
 
 
+@pytest.mark.soak
 def test_zone_and_witness_are_lost(hosts):
     """Both runbooks: the survivor goes on by a person's word, and the lost hosts join a new etcd cluster."""
     hosts.wait_durability()
@@ -182,6 +184,7 @@ def test_zone_and_witness_are_lost(hosts):
         assert S3.of(hosts, zone).request("GET", "/runbook/alone")[2] == b"alone"
 
 
+@pytest.mark.soak
 def test_etcd_loses_everything(hosts):
     """No request needs etcd, so nobody notices; zones that start then do nothing, and say so; a person's word makes the
     record anew. Nothing is lost."""
@@ -211,6 +214,7 @@ def test_etcd_loses_everything(hosts):
         assert S3.of(hosts, zone).request("GET", "/runbook/without-etcd")[2] == b"y"
 
 
+@pytest.mark.soak
 def test_a_zones_disk_is_replaced(hosts):
     hosts.wait_durability()
     b = hosts["zone-b"]
@@ -225,6 +229,7 @@ def test_a_zones_disk_is_replaced(hosts):
     assert S3.of(hosts, "b").request("GET", "/replaced/k")[2] == b"before"
 
 
+@pytest.mark.soak
 def test_fsck_of_one_host(hosts):
     """nef fsck --config, by the zone's user, while the zone is stopped; 2 while it runs."""
     b = hosts["zone-b"]

@@ -3,12 +3,13 @@ import os
 import subprocess
 
 import pytest
+from lib.chosen import chosen
 
 JS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "js")
 NODE = os.path.join(JS, "node_modules", "node", "bin", "node")
 
 
-@pytest.mark.parametrize("write,read", [("a", "b"), ("b", "a"), (None, None)], ids=["a-to-b", "b-to-a", "front"])
+@pytest.mark.parametrize("write,read", chosen((None, None), ("a", "b"), ("b", "a")))
 def test_sdk(region, write, read):
     assert os.path.exists(NODE), "run: make tests/system/js/node_modules/.package-lock.json (npm ci)"
 

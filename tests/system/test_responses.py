@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from lib.chosen import chosen
 from lib.region import NEF, Region, wait_for
 from lib.script_engine import ScriptEngine, use
 from test_js import JS, NODE
@@ -84,7 +85,7 @@ def test_openai_package(region):
         assert "Paris" not in said and "let me see" not in said and "w3 w4" not in said
 
 
-@pytest.mark.parametrize("victim", ["a", "b"])
+@pytest.mark.parametrize("victim", chosen("b", "a"))
 def test_a_zone_is_killed_in_the_middle(region, victim):
     """The zone that answers dies with its client's connection; the client comes back through the front."""
     want = "".join(f"w{i} " for i in range(300))

@@ -48,7 +48,7 @@ def ports_free(base):
 def free_port_base(start=19000):
     """Below the ephemeral range, so that no outgoing connection takes one of them. Files of tests that run side by
     side look in different places, since a port that is free now may be taken a moment later."""
-    start += 6000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    start += 3000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     return next(base for base in range(start, 32000, 100) if ports_free(base))
 
 
