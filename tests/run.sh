@@ -32,13 +32,17 @@ count() {
     echo "== $suite: $p passed, $f failed"
 }
 
+# With sanitizers; those of the suite `long` compare whole generations, which takes minutes there, so they run as they
+# are built for use (and with sanitizers in `make soak`).
 unit() {
-    local status=0 p f
-    rm -f build-asan/meson-logs/testlog.json
+    local status=0 p f long_p long_f
+    rm -f build-asan/meson-logs/testlog.json build/meson-logs/testlog.json
     ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-        timeout -k 10 900 meson test -C build-asan --no-rebuild --print-errorlogs || status=$?
+        timeout -k 10 900 meson test -C build-asan --no-rebuild --print-errorlogs --no-suite long || status=$?
     read -r p f < <(tests/lib/count.py meson build-asan/meson-logs/testlog.json)
-    count unit "${p:-0}" "${f:-0}" $status
+    timeout -k 10 300 meson test -C build --no-rebuild --print-errorlogs --suite long || status=$?
+    read -r long_p long_f < <(tests/lib/count.py meson build/meson-logs/testlog.json)
+    count unit $((${p:-0} + ${long_p:-0})) $((${f:-0} + ${long_f:-0})) $status
 }
 
 sim() {

@@ -103,7 +103,7 @@ static nef_err start_parts(struct nef_gateway *g)
     if (err == NEF_OK)
         err = backends_start(g);
     if (err == NEF_OK)
-        err = nef_loop_start(on_tick, g, &g->loop);
+        err = nef_loop_open(on_tick, g, &g->loop);
     if (err == NEF_OK)
         err = nef_limits_start(&limits, &g->limits);
     if (err == NEF_OK)
@@ -111,6 +111,9 @@ static nef_err start_parts(struct nef_gateway *g)
     responses.limits = g->limits;
     if (err == NEF_OK)
         err = nef_responses_start(&responses, &g->responses);
+    if (err == NEF_OK)
+        err = nef_loop_run(g->loop); /* now that all its thread looks at is there */
+    g->loop_runs = err == NEF_OK;
     return err;
 }
 
@@ -208,14 +211,14 @@ void nef_gateway_stop(struct nef_gateway *g, uint32_t grace_ms)
     atomic_store(&g->stopping, true);
     if (g->responses != NULL)
         nef_responses_quiesce(g->responses);
-    if (g->loop != NULL)
+    if (g->loop_runs)
         cut_all(g);
     nef_http_stop(g->http);
     g->http = NULL;
     relay_stop(g);
     if (g->workers != NULL)
         nef_workers_stop(g->workers);
-    if (g->loop != NULL)
+    if (g->loop_runs)
         cut_all(g);
     nef_responses_stop(g->responses);
     nef_limits_stop(g->limits);

@@ -95,6 +95,7 @@ struct nef_gateway {
     const char *zone;
     struct nef_gateway_secret *secret;
     struct nef_loop *loop;
+    bool loop_runs;
     struct nef_workers *workers;
     struct nef_http *http, *relay;
     struct nef_models *models;

@@ -31,6 +31,7 @@ struct nef_loop {
     CURLM *multi;
     int epoll, event;
     atomic_bool stopping;
+    bool running; /* there is a thread */
     pthread_mutex_t lock;
     struct nef_post *first, **last; /* under lock */
     struct nef_loop_call *calls;    /* all */
@@ -427,7 +428,7 @@ static void release(struct nef_loop *loop)
     free(loop);
 }
 
-static nef_err start_thread(struct nef_loop *loop)
+nef_err nef_loop_run(struct nef_loop *loop)
 {
     sigset_t all, before;
     int rc;
@@ -436,10 +437,11 @@ static nef_err start_thread(struct nef_loop *loop)
     (void)pthread_sigmask(SIG_SETMASK, &all, &before);
     rc = pthread_create(&loop->thread, NULL, loop_main, loop);
     (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    loop->running = rc == 0;
     return rc == 0 ? NEF_OK : NEF_E_SYSTEM;
 }
 
-nef_err nef_loop_start(void (*tick)(void *context, uint64_t now_ns), void *context, struct nef_loop **out_loop)
+nef_err nef_loop_open(void (*tick)(void *context, uint64_t now_ns), void *context, struct nef_loop **out_loop)
 {
     struct nef_loop *loop = calloc(1, sizeof(*loop));
     struct epoll_event e = {.events = EPOLLIN};
@@ -465,9 +467,6 @@ nef_err nef_loop_start(void (*tick)(void *context, uint64_t now_ns), void *conte
         curl_multi_setopt(loop->multi, CURLMOPT_TIMERDATA, loop) != CURLM_OK ||
         curl_multi_setopt(loop->multi, CURLMOPT_MAXCONNECTS, CONNECTIONS_KEPT) != CURLM_OK)
         goto fail;
-    err = start_thread(loop);
-    if (err != NEF_OK)
-        goto fail;
     *out_loop = loop;
     return NEF_OK;
 fail:
@@ -484,6 +483,9 @@ void nef_loop_stop(struct nef_loop *loop)
     atomic_store(&loop->stopping, true);
     if (write(loop->event, &one, sizeof(one)) < 0)
         nef_trace(NEF_TRACE_DEBUG, "loop_wake", NULL);
-    (void)pthread_join(loop->thread, NULL);
+    if (loop->running)
+        (void)pthread_join(loop->thread, NULL);
+    else
+        run_posts(loop);
     release(loop);
 }

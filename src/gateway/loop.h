@@ -17,11 +17,13 @@
 
 struct nef_loop;
 
-/* tick: called every few milliseconds (NEF_LOOP_TICK_MS or a little later). */
+/* tick: called every few milliseconds (NEF_LOOP_TICK_MS or a little later). What is posted waits until the loop runs: so
+ * everything that its thread will look at can be there before it does. */
 #define NEF_LOOP_TICK_MS 20u
-NEF_MUST_CHECK nef_err nef_loop_start(void (*tick)(void *context, uint64_t now_ns), void *context,
-                                      struct nef_loop **out_loop);
-/* Calls under way are cancelled; what was posted is run. NULL is accepted. */
+NEF_MUST_CHECK nef_err nef_loop_open(void (*tick)(void *context, uint64_t now_ns), void *context,
+                                     struct nef_loop **out_loop);
+NEF_MUST_CHECK nef_err nef_loop_run(struct nef_loop *loop); /* starts its thread; once */
+/* Calls under way are cancelled; what was posted is run. NULL and one that never ran are accepted. */
 void nef_loop_stop(struct nef_loop *loop);
 
 /* Work for the loop: embedded in what it is about, which lives until run() was called. */
