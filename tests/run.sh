@@ -62,7 +62,7 @@ run_pytest() {
     timeout -k 30 "$seconds" $python -m pytest -q -o cache_dir=$PWD/$out/pytest-$name --junitxml=$out/$name.xml "$@"
 }
 
-# Most system tests wait for processes far longer than they compute, so four files run at a time. The longest gaps are
+# Most system tests wait for processes far longer than they compute, so three files run at a time. The longest gaps are
 # measured with the machine to themselves.
 system() {
     local python=python3 name status p f p2 f2
@@ -71,7 +71,7 @@ system() {
     for name in system gap; do
         status=0
         if [ $name = system ]; then
-            run_pytest 1200 $name -n 4 --dist loadfile tests/system --ignore tests/system/test_faults_gap.py || status=$?
+            run_pytest 1200 $name -n 3 --dist loadfile tests/system --ignore tests/system/test_faults_gap.py || status=$?
         else
             run_pytest 300 $name tests/system/test_faults_gap.py || status=$?
         fi

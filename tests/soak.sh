@@ -44,7 +44,7 @@ check host-lost 1200 env NEF_LOST_S=240 /usr/bin/python3 -m pytest -q -p no:cach
     tests/system/test_faults_zone.py::test_host_lost_then_catch_up
 # All cases of the tests of which `make test` runs one, and those on three hosts.
 check faults 5400 env NEF_SOAK=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_faults_*.py \
-    tests/system/test_init_hosts.py tests/system/test_responses.py tests/system/test_js.py
+    tests/system/test_init_hosts.py tests/system/test_model.py tests/system/test_responses.py tests/system/test_js.py
 # The tests of Debian 12's boto3 once more, with the one that sends trailers.
 check boto3-trailers 600 env PYTHONPATH="$PWD/build-boto3/usr/lib/python3/dist-packages" \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py

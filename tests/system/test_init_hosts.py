@@ -82,6 +82,7 @@ def test_units_are_right(hosts):
         assert hosts[name].unit("etcd.service")["Restart"][-1] == "always"  # the drop-in is where systemd looks
 
 
+@pytest.mark.soak
 def test_a_region_on_three_hosts(hosts, tmp_path):
     """Clients through both fronts and both zones, over TLS with the region's own CA."""
     hosts.wait_durability()

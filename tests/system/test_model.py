@@ -273,6 +273,7 @@ def test_a_server_without_ranges(own, hub, big):
     assert stored(own, "m")[0] == big
 
 
+@pytest.mark.soak
 def test_lies(own, hub, small, big):
     hub.files["m.gguf"] = small
     hub.files["big.gguf"] = big
@@ -382,6 +383,7 @@ def test_killed_and_gone_on(own, hub, big):
     assert not [n for n in os.listdir(own.path("models")) if n.endswith(".json")]
 
 
+@pytest.mark.soak
 def test_killed_at_many_places(own, hub, big):
     """Whatever is killed when: in the end the model is whole, and only one."""
     hub.files["m.gguf"] = big
@@ -398,6 +400,7 @@ def test_killed_at_many_places(own, hub, big):
     assert [m["state"] for m in models(own)] == ["ready"]
 
 
+@pytest.mark.soak
 def test_gone_on_with_another_file_begins_anew(own, hub, big):
     interrupt(own, hub, "m", big)
     other = big[:-1] + bytes([big[-1] ^ 1])
@@ -407,6 +410,7 @@ def test_gone_on_with_another_file_begins_anew(own, hub, big):
     assert [m["state"] for m in models(own)] == ["ready"]  # what the first one left is gone, too
 
 
+@pytest.mark.soak
 def test_what_was_kept_is_lost_or_garbage(own, hub, big):
     for garbage in ("{", lambda text: re.sub(r'"parts": \d+', '"parts": 4', text), None):
         interrupt(own, hub, "m", big)
@@ -433,6 +437,7 @@ def test_upload_gone_meanwhile(own, hub, big):
     assert stored(own, "m")[0] == big
 
 
+@pytest.mark.soak
 def test_two_at_a_time(own, hub, big):
     hub.files["m.gguf"] = big
     hub.rate = 10 * MIB
@@ -444,6 +449,7 @@ def test_two_at_a_time(own, hub, big):
     assert stored(own, "m")[0] == big
 
 
+@pytest.mark.soak
 def test_a_zone_dies_meanwhile(own, hub, big):
     hub.files["m.gguf"] = big
     hub.rate = 5 * MIB
