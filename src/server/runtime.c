@@ -85,7 +85,7 @@ static nef_err load_identity(struct nef_runtime *rt, uint64_t *out_epoch)
              sscanf(nef_buf_cstr(&text), "{\"version\":1,\"epoch\":%llu}", &epoch) != 1)
         err = NEF_E_CORRUPT;
     /* Of a program that replaced it: the other file is made while there may be space for it. */
-    (void)strcat(path, NEF_FILE_OTHER);
+    (void)snprintf(path, sizeof(path), "%s/" NEF_EPOCH_FILE NEF_FILE_OTHER, rt->config->data_dir);
     if (err == NEF_OK && epoch != 0 && access(path, F_OK) != 0) {
         err = epoch_write(rt, epoch);
         if (err == NEF_E_NOSPACE)
