@@ -1,12 +1,13 @@
 /* Requests of the AI listener; see gateway.h.
  *
- *   GET  /health                  200, or 404 while nothing new should come (the front then lets streams go on)
- *   GET  /v1/models, /v1/models/ID
- *   POST /v1/chat/completions, /v1/completions, /v1/embeddings
+ *   GET  /health                  200, or 404 while nothing new should come (the front then lets
+ * streams go on) GET  /v1/models, /v1/models/ID POST /v1/chat/completions, /v1/completions,
+ * /v1/embeddings
  *   *    /v1/responses...         responses.h
  *
- * Who touches a call: the listener's thread; a worker while the stage is WORKING; the loop's thread in the run's
- * callbacks, which only touch what `lock` guards. A call waits for nothing in its own thread. */
+ * Who touches a call: the listener's thread; a worker while the stage is WORKING; the loop's thread
+ * in the run's callbacks, which only touch what `lock` guards. A call waits for nothing in its own
+ * thread. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,7 +117,8 @@ static void answer_error(struct call *c, unsigned status, const json_t *error, u
     char *text = error != NULL ? json_dumps(error, JSON_COMPACT) : NULL;
 
     nef_buf_printf(&out, "{\"error\":%s}",
-                   text != NULL ? text : "{\"message\":\"Out of memory.\",\"type\":\"server_error\"}");
+                   text != NULL ? text
+                                : "{\"message\":\"Out of memory.\",\"type\":\"server_error\"}");
     free(text);
     answer_json(c, status, &out);
     nef_buf_free(&out);
@@ -138,12 +140,14 @@ static enum nef_http_next refuse(struct call *c, unsigned status, json_t *error)
 
 static void take_request_id(struct call *c)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-";
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-";
     const char *given = nef_http_header(c->http, "x-request-id");
     uint8_t random[12];
     size_t at = 4;
 
-    if (given != NULL && given[0] != '\0' && strlen(given) <= REQUEST_ID_MAX && strspn(given, plain) == strlen(given)) {
+    if (given != NULL && given[0] != '\0' && strlen(given) <= REQUEST_ID_MAX &&
+        strspn(given, plain) == strlen(given)) {
         (void)snprintf(c->request_id, sizeof(c->request_id), "%s", given);
         return;
     }
@@ -151,38 +155,6 @@ static void take_request_id(struct call *c)
     (void)snprintf(c->request_id, sizeof(c->request_id), "req_");
     for (size_t i = 0; i < sizeof(random); i++, at += 2)
         (void)snprintf(c->request_id + at, 3, "%02x", random[i]);
-}
-
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-/* The target without its query, decoded; "" when it doesn't fit. */
-static void take_path(struct call *c)
-{
-    const char *target = nef_http_target(c->http);
-    size_t bytes = strcspn(target, "?"), at = 0;
-
-    for (size_t i = 0; i < bytes; i++) {
-        int high, low;
-
-        if (at + 1 == sizeof(c->path)) {
-            at = 0;
-            break;
-        }
-        if (target[i] == '%' && i + 2 < bytes && (high = hex_digit(target[i + 1])) >= 0 &&
-            (low = hex_digit(target[i + 2])) >= 0 && high + low > 0) {
-            c->path[at++] = (char)(high << 4 | low);
-            i += 2;
-        } else {
-            c->path[at++] = target[i];
-        }
-    }
-    c->path[at] = '\0';
 }
 
 /* ---- the handler ---- */
@@ -202,7 +174,7 @@ static void *on_open(void *context, struct nef_http_request *http)
     (void)pthread_mutex_init(&c->lock, NULL);
     c->start_ns = nef_now_ns();
     c->body.max = NEF_INFER_BODY_MAX;
-    take_path(c);
+    nef_http_path(c->http, c->path, sizeof(c->path));
     take_request_id(c);
     (void)atomic_fetch_add(&g->call_objects, 1);
     (void)pthread_mutex_lock(&g->calls_lock);
@@ -228,14 +200,16 @@ static enum nef_http_next find_route(struct call *c)
     for (size_t i = 0; i < NEF_COUNT(routes) && c->route == NULL; i++) {
         const struct call_route *r = &routes[i];
 
-        if (r->prefix ? strncmp(c->path, r->path, strlen(r->path)) != 0 : strcmp(c->path, r->path) != 0)
+        if (r->prefix ? strncmp(c->path, r->path, strlen(r->path)) != 0
+                      : strcmp(c->path, r->path) != 0)
             continue;
         allowed = r->method;
         if (strcmp(method, r->method) == 0)
             c->route = r;
     }
     if (c->route == NULL && allowed == NULL)
-        return refuse(c, 404, nef_ai_error(404, "unknown_url", "", "There is nothing at this URL."));
+        return refuse(c, 404,
+                      nef_ai_error(404, "unknown_url", "", "There is nothing at this URL."));
     if (c->route == NULL) {
         (void)refuse(c, 405, nef_ai_error(405, "method_not_allowed", "", "Not with this method."));
         nef_http_answer_header(c->http, "Allow", allowed);
@@ -261,7 +235,8 @@ static enum nef_http_next on_begin(void *context)
     if (authorization == NULL)
         return refuse(
             c, 401,
-            nef_ai_error(401, "invalid_api_key", "", "No API key: send 'Authorization: Bearer ACCESSKEY:SECRETKEY'."));
+            nef_ai_error(401, "invalid_api_key", "",
+                         "No API key: send 'Authorization: Bearer ACCESSKEY:SECRETKEY'."));
     c->authorization = strdup(authorization);
     if (c->authorization == NULL)
         return NEF_HTTP_DROP;
@@ -277,7 +252,8 @@ static void uncount_body(struct call *c)
     c->body_counted = 0;
 }
 
-static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes, size_t *out_used)
+static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes,
+                                  size_t *out_used)
 {
     struct call *c = context;
 
@@ -289,7 +265,9 @@ static enum nef_http_next on_body(void *context, const uint8_t *data, size_t byt
         return refuse(c, 413, nef_ai_error(413, "", "", "The body is longer than 8 MiB."));
     c->body_counted += bytes;
     if (atomic_fetch_add(&c->g->body_bytes, bytes) + bytes > NEF_INFER_BODIES_MAX)
-        return refuse(c, 429, nef_ai_error(429, "queue_full", "", "Too many requests are being read; try again soon."));
+        return refuse(c, 429,
+                      nef_ai_error(429, "queue_full", "",
+                                   "Too many requests are being read; try again soon."));
     return NEF_HTTP_GO;
 }
 
@@ -311,10 +289,13 @@ static enum nef_http_next start_work(struct call *c)
         return NEF_HTTP_WAIT;
     ai_call_unref(c);
     atomic_store(&c->stage, STAGE_REFUSED);
-    return refuse(c, 429, nef_ai_error(429, "queue_full", "", "Too many requests are waiting; try again soon."));
+    return refuse(
+        c, 429,
+        nef_ai_error(429, "queue_full", "", "Too many requests are waiting; try again soon."));
 }
 
-/* The front looks at this: is this zone one to send new requests to. Streams that run don't depend on it. */
+/* The front looks at this: is this zone one to send new requests to. Streams that run don't depend
+ * on it. */
 static enum nef_http_next health(struct call *c)
 {
     struct nef_runtime_stats *stats = calloc(1, sizeof(*stats)); /* some kilobytes */
@@ -449,11 +430,13 @@ static void trace_end(const struct call *c, bool complete)
 {
     if (c->route != NULL && c->route->kind == ROUTE_HEALTH)
         return;
-    nef_trace(NEF_TRACE_INFO, "ai_request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path,
-              "u:status", (uint64_t)c->status, "s:end", complete ? "complete" : "client left", "u:prompt",
-              c->usage.prompt, "u:cached", c->usage.cached, "u:completion", c->usage.completion, "u:continuations",
-              (uint64_t)c->continuations, "u:first_us", c->first_ns == 0 ? 0 : (c->first_ns - c->start_ns) / 1000,
-              "u:us", (nef_now_ns() - c->start_ns) / 1000, NULL);
+    nef_trace(NEF_TRACE_INFO, "ai_request", "s:id", c->request_id, "s:url",
+              c->route == NULL ? "" : c->route->path, "u:status", (uint64_t)c->status, "s:end",
+              complete ? "complete" : "client left", "u:prompt", c->usage.prompt, "u:cached",
+              c->usage.cached, "u:completion", c->usage.completion, "u:continuations",
+              (uint64_t)c->continuations, "u:first_us",
+              c->first_ns == 0 ? 0 : (c->first_ns - c->start_ns) / 1000, "u:us",
+              (nef_now_ns() - c->start_ns) / 1000, NULL);
 }
 
 static void on_closed(void *context, bool complete)
@@ -487,9 +470,11 @@ static void on_closed(void *context, bool complete)
     ai_call_unref(c);
 }
 
-const struct nef_http_handler gateway_handler = {on_open, on_begin, on_body, on_end, on_closed, NULL};
+const struct nef_http_handler gateway_handler = {on_open, on_begin,  on_body,
+                                                 on_end,  on_closed, NULL};
 
-/* A parked connection isn't watched by anybody: each call looks for itself whether its client is still there. */
+/* A parked connection isn't watched by anybody: each call looks for itself whether its client is
+ * still there. */
 void calls_tick(struct nef_gateway *g, uint64_t now)
 {
     if (now - g->calls_woken_ns < TICK_NS)

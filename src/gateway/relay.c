@@ -115,11 +115,12 @@ static void on_head(void *context, unsigned status, const char *type)
 static bool on_data(void *context, const void *bytes, size_t count)
 {
     struct relayed *r = context;
-    bool wake, pause = false;
+    bool wake, failed, pause = false;
 
     (void)pthread_mutex_lock(&r->lock);
     wake = r->pending.bytes == 0;
     nef_buf_append(&r->pending, bytes, count);
+    failed = r->pending.failed;
     if (r->pending.bytes - r->pending_at > NEF_AI_PENDING_MAX && !r->paused)
         pause = r->paused = true;
     (void)pthread_mutex_unlock(&r->lock);
@@ -128,7 +129,7 @@ static bool on_data(void *context, const void *bytes, size_t count)
         nef_loop_pause(r->call, true);
     if (wake)
         nef_http_wake(r->http);
-    return !r->pending.failed;
+    return !failed;
 }
 
 static void on_end(void *context, nef_err err)

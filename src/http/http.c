@@ -29,13 +29,15 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "base/assert.h"
+#include "base/bytes.h"
 #include "base/limits.h"
 #include "http/http_internal.h"
 
 #define CONNECTION_MEMORY                                                                          \
-    ((size_t)40 << 10) /* headers of 16 KiB, the answer's, and body reads; cleared for each request */
+    ((size_t)40                                                                                    \
+     << 10) /* headers of 16 KiB, the answer's, and body reads; cleared for each request */
 #define CHUNK_BLOCK_BYTES ((size_t)16 << 10) /* of a stream of unknown length */
-#define STOP_POLL_US   2000
+#define STOP_POLL_US      2000
 
 enum park { PARK_IDLE, PARK_NOTIFIED, PARK_PARKED, PARK_CLOSED };
 enum stage { STAGE_FRESH, STAGE_BEGIN, STAGE_BODY, STAGE_DRAIN, STAGE_QUEUED };
@@ -145,7 +147,8 @@ nef_err nef_http_peer_zone(const struct nef_http_request *r, char out_zone[NEF_Z
 
 bool nef_http_gone(const struct nef_http_request *r)
 {
-    const union MHD_ConnectionInfo *info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct pollfd look = {.events = POLLRDHUP};
 
     if (info == NULL)
@@ -164,6 +167,28 @@ const char *nef_http_method(const struct nef_http_request *r)
 const char *nef_http_target(const struct nef_http_request *r)
 {
     return r->target;
+}
+
+void nef_http_path(const struct nef_http_request *r, char *out_path, size_t size)
+{
+    size_t bytes = strcspn(r->target, "?"), at = 0;
+
+    for (size_t i = 0; i < bytes; i++) {
+        uint8_t byte;
+
+        if (at + 1 >= size) {
+            at = 0;
+            break;
+        }
+        if (r->target[i] == '%' && i + 2 < bytes &&
+            nef_unhex(r->target + i + 1, 2, &byte, 1) == NEF_OK && byte != 0) {
+            out_path[at++] = (char)byte;
+            i += 2;
+        } else {
+            out_path[at++] = r->target[i];
+        }
+    }
+    out_path[at] = '\0';
 }
 
 const struct nef_http_field *nef_http_headers(const struct nef_http_request *r, size_t *out_count)
@@ -231,8 +256,8 @@ static void *on_target(void *context, const char *uri, struct MHD_Connection *co
     return r;
 }
 
-/* Bytes of body still to come after the headers, without framing: of a chunked body S3 clients tell the decoded
- * length. UINT64_MAX if unknown. */
+/* Bytes of body still to come after the headers, without framing: of a chunked body S3 clients tell
+ * the decoded length. UINT64_MAX if unknown. */
 static uint64_t body_announced(const struct nef_http_request *r)
 {
     const char *length = nef_http_header(r, "Content-Length");
@@ -277,7 +302,8 @@ static enum MHD_Result on_begin(struct nef_http_request *r)
          * all. boto3 asks for "100 Continue" and sends a chunked body without waiting for it
          * (urllib3 1.26); over TLS it would see a broken connection instead of the answer. */
         announced = body_announced(r);
-        waits = nef_http_header(r, "Expect") != NULL && nef_http_header(r, "Transfer-Encoding") == NULL;
+        waits =
+            nef_http_header(r, "Expect") != NULL && nef_http_header(r, "Transfer-Encoding") == NULL;
         if (announced == 0 || (announced <= NEF_HTTP_DRAIN_MAX && !waits)) {
             r->stage = STAGE_DRAIN;
             return MHD_YES;
@@ -465,9 +491,9 @@ static ssize_t on_read(void *context, uint64_t at, char *out, size_t max)
     info = MHD_get_connection_info(r->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     if (info != NULL)
         (void)shutdown(info->connect_fd, SHUT_RDWR);
-    /* A socket that had been reset while it was parked shows nothing more: told of an error, the library would leave
-     * the connection until it times out. Told of an end, it tries to write that and finds the socket closed; so does
-     * the client, who never sees an end. */
+    /* A socket that had been reset while it was parked shows nothing more: told of an error, the
+     * library would leave the connection until it times out. Told of an end, it tries to write that
+     * and finds the socket closed; so does the client, who never sees an end. */
     return r->endless ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
 }
 
@@ -604,8 +630,9 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
                          MHD_OPTION_END);
     if (http->daemon == NULL) {
         err = nef_http_start_failed("start", options,
-                                    options->cert_file != NULL ? "the library refused (certificate and key?)"
-                                                               : "the library refused",
+                                    options->cert_file != NULL
+                                        ? "the library refused (certificate and key?)"
+                                        : "the library refused",
                                     NEF_E_CONFIG);
         goto out;
     }
@@ -640,13 +667,15 @@ void nef_http_quiesce(struct nef_http *http)
     if (http->quiesced_fd >= 0)
         return;
     if (http->unix_path != NULL) { /* while it still answers: see nef_http_remove_socket */
-        const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);
+        const union MHD_DaemonInfo *info =
+            MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);
 
         if (info != NULL)
             nef_http_remove_socket(http->unix_path, info->listen_fd);
     }
     http->quiesced_fd = MHD_quiesce_daemon(http->daemon);
-    if (http->quiesced_fd >= 0) /* still open, until no thread can use it; but nobody is to wait in its queue */
+    if (http->quiesced_fd >=
+        0) /* still open, until no thread can use it; but nobody is to wait in its queue */
         (void)shutdown(http->quiesced_fd, SHUT_RDWR);
 }
 

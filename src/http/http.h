@@ -82,6 +82,8 @@ void nef_http_stop(struct nef_http *http);
 /* All borrowed until `closed`, so only for the handler's calls, not for other threads. */
 const char *nef_http_method(const struct nef_http_request *r);
 const char *nef_http_target(const struct nef_http_request *r); /* raw, as sent */
+/* The target without its query, with %XX decoded (but %00, which stays); "" when it doesn't fit. */
+void nef_http_path(const struct nef_http_request *r, char *out_path, size_t size);
 const struct nef_http_field *nef_http_headers(const struct nef_http_request *r, size_t *out_count);
 const char *nef_http_header(const struct nef_http_request *r,
                             const char *name); /* first, or NULL */

@@ -1,4 +1,5 @@
-/* A request's life in the listener's threads: route, body, waiting for the worker and the engine, answer, end. */
+/* A request's life in the listener's threads: route, body, waiting for the worker and the engine,
+ * answer, end. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,14 +103,16 @@ void nef_api_answer_error(struct call *c, const struct nef_api_error *e)
     if (e->status == 429 || e->status == 503) {
         char seconds[16];
 
-        (void)snprintf(seconds, sizeof(seconds), "%u", e->status == 429 ? nef_api_retry_after_s(c->api) : 1);
+        (void)snprintf(seconds, sizeof(seconds), "%u",
+                       e->status == 429 ? nef_api_retry_after_s(c->api) : 1);
         nef_http_answer_header(c->http, "Retry-After", seconds);
     }
     if (e->status == 503)
         nef_http_answer_close(c->http);
 }
 
-static enum nef_http_next refuse(struct call *c, unsigned status, const char *code, const char *message)
+static enum nef_http_next refuse(struct call *c, unsigned status, const char *code,
+                                 const char *message)
 {
     struct nef_api_error error;
 
@@ -129,46 +132,16 @@ void nef_api_random_hex(char out[NEF_API_RANDOM_HEX])
         (void)snprintf(out + 2 * i, 3, "%02x", random[i]);
 }
 
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9'   ? c - '0'
-           : c >= 'a' && c <= 'f' ? c - 'a' + 10
-           : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                                  : -1;
-}
-
-/* The target without its query, decoded; "" when it doesn't fit. */
-static void take_path(struct call *c)
-{
-    const char *target = nef_http_target(c->http);
-    size_t bytes = strcspn(target, "?"), at = 0;
-
-    for (size_t i = 0; i < bytes; i++) {
-        int high, low;
-
-        if (at + 1 == sizeof(c->path)) {
-            at = 0;
-            break;
-        }
-        if (target[i] == '%' && i + 2 < bytes && (high = hex_digit(target[i + 1])) >= 0 &&
-            (low = hex_digit(target[i + 2])) >= 0 && high + low > 0) {
-            c->path[at++] = (char)(high << 4 | low);
-            i += 2;
-        } else {
-            c->path[at++] = target[i];
-        }
-    }
-    c->path[at] = '\0';
-}
-
 /* The client's own id, if it is a plain one (it goes into a trace), or a new one. */
 static void take_request_id(struct call *c)
 {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-";
+    static const char plain[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-";
     const char *given = nef_http_header(c->http, "x-request-id");
     char random[NEF_API_RANDOM_HEX];
 
-    if (given != NULL && given[0] != '\0' && strlen(given) <= REQUEST_ID_MAX && strspn(given, plain) == strlen(given)) {
+    if (given != NULL && given[0] != '\0' && strlen(given) <= REQUEST_ID_MAX &&
+        strspn(given, plain) == strlen(given)) {
         (void)snprintf(c->request_id, sizeof(c->request_id), "%s", given);
         return;
     }
@@ -200,7 +173,7 @@ static void *on_open(void *context, struct nef_http_request *http)
     (void)pthread_mutex_init(&c->lock, NULL);
     c->start_ns = nef_now_ns();
     c->body.max = NEF_INFER_BODY_MAX;
-    take_path(c);
+    nef_http_path(c->http, c->path, sizeof(c->path));
     take_request_id(c);
     (void)atomic_fetch_add(&api->calls, 1);
     (void)pthread_mutex_lock(&api->list_lock);
@@ -226,7 +199,8 @@ static enum nef_http_next on_begin(void *context)
     for (size_t i = 0; i < NEF_COUNT(routes) && c->route == NULL; i++) {
         const struct route *r = &routes[i];
 
-        if (r->prefix ? strncmp(c->path, r->path, strlen(r->path)) != 0 : strcmp(c->path, r->path) != 0)
+        if (r->prefix ? strncmp(c->path, r->path, strlen(r->path)) != 0
+                      : strcmp(c->path, r->path) != 0)
             continue;
         allowed = r->method;
         if (strcmp(method, r->method) == 0)
@@ -252,7 +226,8 @@ static enum nef_http_next on_begin(void *context)
     return NEF_HTTP_GO;
 }
 
-static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes, size_t *out_used)
+static enum nef_http_next on_body(void *context, const uint8_t *data, size_t bytes,
+                                  size_t *out_used)
 {
     struct call *c = context;
 
@@ -347,7 +322,8 @@ static void trace_end(struct call *c, bool complete)
     };
     struct nef_usage usage = {0};
 
-    if (c->route != NULL && (c->route->answer == nef_api_health || c->route->answer == show_metrics))
+    if (c->route != NULL &&
+        (c->route->answer == nef_api_health || c->route->answer == show_metrics))
         return; /* asked all the time */
     if (ready && c->runs != NULL)
         usage = nef_api_usage(c);
@@ -363,13 +339,13 @@ static void trace_end(struct call *c, bool complete)
         (void)pthread_mutex_unlock(&a->lock);
     }
     nef_api_metrics_end(&c->api->metrics, &end);
-    nef_trace(NEF_TRACE_INFO, "request", "s:id", c->request_id, "s:url", c->route == NULL ? "" : c->route->path,
-              "u:status", (uint64_t)c->status, "s:end",
+    nef_trace(NEF_TRACE_INFO, "request", "s:id", c->request_id, "s:url",
+              c->route == NULL ? "" : c->route->path, "u:status", (uint64_t)c->status, "s:end",
               c->stream_failed ? "failed"
               : complete       ? "complete"
                                : "client left",
-              "u:prompt", usage.prompt, "u:cached", usage.cached, "u:completion", usage.completion, "u:first_us",
-              end.first_us, "u:us", end.duration_us, NULL);
+              "u:prompt", usage.prompt, "u:cached", usage.cached, "u:completion", usage.completion,
+              "u:first_us", end.first_us, "u:us", end.duration_us, NULL);
 }
 
 static void on_closed(void *context, bool complete)
@@ -377,7 +353,8 @@ static void on_closed(void *context, bool complete)
     struct call *c = context;
     struct nef_api *api = c->api;
 
-    /* The worker may still be at it; it sees `cancelled` when it has submitted. Runs exist once it is ready. */
+    /* The worker may still be at it; it sees `cancelled` when it has submitted. Runs exist once it
+     * is ready. */
     (void)pthread_mutex_lock(&c->lock);
     c->cancelled = true;
     (void)pthread_mutex_unlock(&c->lock);
@@ -415,9 +392,11 @@ static void show_metrics(struct call *c)
     }
     c->status = 200;
     nef_http_answer(c->http, 200, out.data, out.bytes);
-    nef_http_answer_header(c->http, "Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    nef_http_answer_header(c->http, "Content-Type",
+                           "application/openmetrics-text; version=1.0.0; charset=utf-8");
     nef_http_answer_header(c->http, "Cache-Control", "no-store");
     nef_http_answer_header(c->http, "x-request-id", c->request_id);
 }
 
-const struct nef_http_handler nef_api_handler = {on_open, on_begin, on_body, on_end, on_closed, NULL};
+const struct nef_http_handler nef_api_handler = {on_open, on_begin,  on_body,
+                                                 on_end,  on_closed, NULL};
