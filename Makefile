@@ -13,6 +13,8 @@ BUILD        := build
 RUN_DIR      ?= ./run
 PREFIX       ?= /usr/local
 SANITIZE     := -Db_sanitize=address,undefined -Db_lundef=false
+# Half the time of debugoptimized to build, and as quick to run; gcc only, whose warnings are those of its optimizer.
+ASAN_FLAGS   := --buildtype=plain -Dc_args="-O1 -g1 -Wno-format-truncation" -Dcpp_args="-O1 -g1"
 FUZZ_SECONDS ?= 60
 SOAK_SEEDS   ?= 100000
 
@@ -23,7 +25,7 @@ packages = @tools/packages.sh
 endif
 
 .PHONY: build run stop test bench soak fuzz install clean
-.PHONY: build-all build-asan build-clang build-tsan build-fuzz test-tools help
+.PHONY: build-all build-checks build-asan build-clang build-tsan build-fuzz test-tools help
 
 build: $(BUILD)/build.ninja
 	@ninja -C $(BUILD) nef
@@ -53,8 +55,12 @@ stop:
 build-all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
 
+# What tests/run.sh runs of it: the program, the simulator, tools of system tests, tests of the suite `long`.
+build-checks: $(BUILD)/build.ninja
+	@ninja -C $(BUILD) nef for-checks
+
 build-asan/build.ninja:
-	CC=gcc CXX=g++ meson setup build-asan $(SANITIZE)
+	CC=gcc CXX=g++ meson setup build-asan $(SANITIZE) $(ASAN_FLAGS)
 
 build-asan: build-asan/build.ninja
 	@ninja -C build-asan
@@ -83,7 +89,7 @@ test-tools:
 	@$(MAKE) --no-print-directory $(JS_MODULES) $(BOTO3) $(VOCAB)
 
 test: test-tools
-	@$(MAKE) --no-print-directory build-all build-asan
+	@$(MAKE) --no-print-directory build-checks build-asan
 	@tests/run.sh
 
 # --- long checks -----------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ unit() {
     local status=0 p f long_p long_f
     rm -f build-asan/meson-logs/testlog.json build/meson-logs/testlog.json
     ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-        timeout -k 10 900 meson test -C build-asan --no-rebuild --print-errorlogs --no-suite long || status=$?
+        timeout -k 10 900 meson test -C build-asan --no-rebuild --print-errorlogs --num-processes 3 --no-suite long || status=$?
     read -r p f < <(tests/lib/count.py meson build-asan/meson-logs/testlog.json)
     timeout -k 10 300 meson test -C build --no-rebuild --print-errorlogs --suite long || status=$?
     read -r long_p long_f < <(tests/lib/count.py meson build/meson-logs/testlog.json)
@@ -62,7 +62,7 @@ run_pytest() {
     timeout -k 30 "$seconds" $python -m pytest -q -o cache_dir=$PWD/$out/pytest-$name --junitxml=$out/$name.xml "$@"
 }
 
-# Most system tests wait for processes far longer than they compute, so three files run at a time. The longest gaps are
+# Most system tests wait for processes far longer than they compute, so four files run at a time. The longest gaps are
 # measured with the machine to themselves.
 system() {
     local python=python3 name status p f p2 f2
@@ -71,7 +71,7 @@ system() {
     for name in system gap; do
         status=0
         if [ $name = system ]; then
-            run_pytest 1200 $name -n 3 --dist loadfile tests/system --ignore tests/system/test_faults_gap.py || status=$?
+            run_pytest 1200 $name -n 4 --dist loadfile tests/system --ignore tests/system/test_faults_gap.py || status=$?
         else
             run_pytest 300 $name tests/system/test_faults_gap.py || status=$?
         fi

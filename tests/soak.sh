@@ -24,27 +24,24 @@ check() {
     fi
 }
 
-export ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+export NEF_SOAK=1 ASAN_OPTIONS=detect_leaks=1:abort_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export TSAN_OPTIONS="halt_on_error=1 suppressions=$PWD/tests/tsan.supp"
 check units-asan 600 meson test -C build-asan --no-rebuild --print-errorlogs
 check units-clang 600 meson test -C build-clang --no-rebuild --print-errorlogs
 check units-tsan 1200 meson test -C build-tsan --no-rebuild --print-errorlogs -t 5
 # A region of programs built with ThreadSanitizer, under clients and through the loss of zones. A race makes the zone
 # exit with 66, which no test takes for a clean end.
-check region-tsan 3600 env NEF="$PWD/build-tsan/nef" NEF_PATIENCE=4 \
+check region-tsan 3600 env -u NEF_SOAK NEF="$PWD/build-tsan/nef" NEF_PATIENCE=4 \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py tests/system/test_faults_requests.py \
     tests/system/test_faults_zone.py
 check seeds 3600 build/tests/sim/nef_sim --seeds "1-$seeds"
 check mutations 7200 tests/sim/mutations.sh
 check spin 3600 tests/spin/run.sh
-# The long checker, if the system tests know that marker: random faults over a region for half an hour.
-check random-faults 5400 env NEF_SOAK=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system -m soak
 # A host that is lost for minutes under writes; make test takes seconds.
 check host-lost 1200 env NEF_LOST_S=240 /usr/bin/python3 -m pytest -q -p no:cacheprovider \
     tests/system/test_faults_zone.py::test_host_lost_then_catch_up
-# All cases of the tests of which `make test` runs one, and those on three hosts.
-check faults 5400 env NEF_SOAK=1 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_faults_*.py \
-    tests/system/test_init_hosts.py tests/system/test_model.py tests/system/test_responses.py tests/system/test_js.py
+# All system tests, with the cases and files that `make test` leaves out; random faults over a region for half an hour.
+check system 14400 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system
 # The tests of Debian 12's boto3 once more, with the one that sends trailers.
 check boto3-trailers 600 env PYTHONPATH="$PWD/build-boto3/usr/lib/python3/dist-packages" \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py

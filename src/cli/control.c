@@ -9,9 +9,12 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include "io/clock.h"
+
+#define SUPERVISOR_END_MS 5000 /* from its last answer to its end */
 
 int nef_control_socket(const struct nef_region *r, bool listening)
 {
@@ -77,6 +80,15 @@ static nef_err read_answer(int fd, char *line, size_t bytes, uint64_t until_ms)
     }
 }
 
+/* A pidfd of who listens, or -1. */
+static int peer_of(int fd)
+{
+    struct ucred who;
+    socklen_t bytes = sizeof(who);
+
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &bytes) == 0 ? (int)syscall(SYS_pidfd_open, who.pid, 0) : -1;
+}
+
 nef_err nef_control_call(const struct nef_region *r, const char *command, const char *zone,
                          const char *how, uint32_t timeout_ms, struct nef_region_error *error)
 {
@@ -84,7 +96,7 @@ nef_err nef_control_call(const struct nef_region *r, const char *command, const 
     json_t *request = NULL, *answer = NULL;
     char *text = NULL;
     const char *why = NULL;
-    int fd, ok = 0;
+    int fd, supervisor = -1, ok = 0;
     nef_err err;
 
     fd = nef_control_socket(r, false);
@@ -96,6 +108,8 @@ nef_err nef_control_call(const struct nef_region *r, const char *command, const 
     }
     request = json_pack("{s:s, s:s*, s:s*}", "command", command, "zone", zone, "how", how);
     text = request != NULL ? json_dumps(request, JSON_COMPACT) : NULL;
+    if (strcmp(command, "down") == 0)
+        supervisor = peer_of(fd);
     if (text == NULL) {
         err = NEF_E_NOMEM;
     } else if (dprintf(fd, "%s\n", text) < 0) {
@@ -113,6 +127,14 @@ nef_err nef_control_call(const struct nef_region *r, const char *command, const 
     if (err != NEF_OK)
         err = nef_region_fail(error, err, "the supervisor of %s: %s", r->dir,
                               why != NULL ? why : nef_err_text(err));
+    if (supervisor >= 0) {
+        struct pollfd ended = {.fd = supervisor, .events = POLLIN};
+
+        /* It answers when all others are gone, and is gone itself a moment later. */
+        if (err == NEF_OK)
+            (void)poll(&ended, 1, SUPERVISOR_END_MS);
+        (void)close(supervisor); /* nothing to lose */
+    }
     json_decref(answer);
     json_decref(request);
     free(text);

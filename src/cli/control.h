@@ -19,8 +19,9 @@
 
 #define NEF_CONTROL_LINE_MAX 1024u
 
-/* zone, how: NULL if the command has none. Blocks up to timeout_ms. NEF_E_NOT_FOUND: no supervisor
- * runs. NEF_E_DENIED: it refused. NEF_E_TIMEOUT. error->text says more. */
+/* zone, how: NULL if the command has none. Blocks up to timeout_ms; after `down` also until the
+ * supervisor's process has ended. NEF_E_NOT_FOUND: no supervisor runs. NEF_E_DENIED: it refused.
+ * NEF_E_TIMEOUT. error->text says more. */
 NEF_MUST_CHECK nef_err nef_control_call(const struct nef_region *r, const char *command,
                                         const char *zone, const char *how, uint32_t timeout_ms,
                                         struct nef_region_error *error);

@@ -33,9 +33,8 @@
 #include "base/limits.h"
 #include "http/http_internal.h"
 
-#define CONNECTION_MEMORY                                                                          \
-    ((size_t)40                                                                                    \
-     << 10) /* headers of 16 KiB, the answer's, and body reads; cleared for each request */
+/* Headers of 16 KiB, the answer's, and body reads; cleared for each request. */
+#define CONNECTION_MEMORY ((size_t)40 << 10)
 #define CHUNK_BLOCK_BYTES ((size_t)16 << 10) /* of a stream of unknown length */
 #define STOP_POLL_US      2000
 

@@ -1,11 +1,13 @@
-"""Fixtures: one region for the client tests, one in a network namespace for the faults. Both are shared, since a
-region takes some seconds to start; a fault test gets it healthy (2/2, zone a primary) or a new one."""
+"""Fixtures: one region for a file of client tests, one in a network namespace for a file of faults. A file's tests share
+it, since a region takes some seconds to start (and costs a tenth of a processor while nobody asks it anything, so no file
+leaves one to the next); a fault test gets it healthy (2/2, zone a primary) or a new one."""
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 
 import pytest
 
@@ -18,7 +20,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 
 def pytest_configure(config):
     # A time limit ends the run by SIGTERM: regions are stopped as after any other end.
-    signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 124))
+    # Only the main thread can ask for that, and xdist may run a worker's pytest in another one.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("ended by SIGTERM", 124))
     config.addinivalue_line("markers", "soak: minutes to hours; runs only with NEF_SOAK=1 (make soak)")
 
 
@@ -62,7 +66,7 @@ class TlsRegion(Region):
         return z
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def region():
     """Two zones for clients: zone a's S3 listener is plain, zone b's speaks TLS."""
     r = TlsRegion(edit=tls_on_b)
@@ -72,7 +76,7 @@ def region():
         r.down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def bucket(region):
     region.boto().create_bucket(Bucket="shared")
     return "shared"
@@ -130,7 +134,7 @@ class Faulty(Region):
         shutil.rmtree(self.faults, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _faulty(net, fault_library):
     made = {"region": None}
 

@@ -7,11 +7,9 @@ import io
 import os
 import random
 import threading
-import urllib.parse
 
 import botocore.exceptions
 import pytest
-from botocore.config import Config
 
 MIB = 1 << 20
 ODD_KEYS = ["plain", "with space", "plus+plus", "percent%41%zz", "a//b", "/leading", "trailing/", "ünïcödé/日本語/🚢",

@@ -15,7 +15,7 @@ import urllib.request
 
 import pytest
 from lib.load import Load
-from lib.region import NEF, Region, free_port_base, wait_for
+from lib.region import NEF, Region, free_port_base, send_signal, wait_for
 from lib.s3raw import S3, error_code
 
 NAMES = ["etcd-a", "etcd-b", "etcd-w", "front", "witness", "zone-a", "zone-b"]
@@ -379,9 +379,9 @@ def test_up_after_everything_was_killed(own):
     assert S3.of(own).request("PUT", "/killed")[0] in (200, 409)
     assert S3.of(own).request("PUT", "/killed/k", body=b"still there")[0] == 200
     with open(own.path("supervisor.pid")) as f:
-        os.kill(int(f.read()), signal.SIGKILL)
+        send_signal(int(f.read()), signal.SIGKILL)
     for pid in own.pids().values():
-        os.kill(pid, signal.SIGKILL)
+        send_signal(pid, signal.SIGKILL)
     own.up()
     own.wait_durability("2/2", 40)
     for zone in ("a", "b"):

@@ -41,6 +41,7 @@ def in_threads(region, jobs, count=6):
     assert not failed, failed[:3]
 
 
+@pytest.mark.soak
 def test_small_objects_are_compacted_quickly(one_cell):
     """Thousands of small objects between larger ones that are deleted: the segments that only the small ones hold are
     rewritten within seconds. (By 160 records a second this took a minute.)"""

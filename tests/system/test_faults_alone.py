@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from lib.chosen import chosen
-from lib.region import NEF, Region, wait_for
+from lib.region import NEF, Region, send_signal, wait_for
 from lib.s3raw import S3
 from test_faults_quorum import etcd_says, overrides, wait_etcd_agrees
 
@@ -155,6 +155,7 @@ def test_etcd_alone_killed_and_given_again(stopped_member, tmp_path, when):
     assert all(now[k][1] >= said[k][1] + 100 for k in said), (said, now)
 
 
+@pytest.mark.soak
 def test_etcd_alone_killed_under_the_supervisor(faulty):
     """A loss is accepted; the helper dies at several of its steps, the supervisor with it once, and the member right
     after. The command that waits for it succeeds, and the region is whole again when the lost ones are back."""
@@ -181,7 +182,7 @@ def test_etcd_alone_killed_under_the_supervisor(faulty):
         wait_for(due, 60, 0.001)
         pid = helper()
         if pid:
-            os.kill(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
             killed.append(step)
 
     for old in glob.glob(data + ".overridden-*"):  # of other tests
@@ -193,7 +194,7 @@ def test_etcd_alone_killed_under_the_supervisor(faulty):
         with open(faulty.path("supervisor.pid")) as f:
             supervisor = int(f.read())
         wait_for(helper, 30, 0.01)  # again, after the back-off
-        os.kill(supervisor, signal.SIGKILL)
+        send_signal(supervisor, signal.SIGKILL)
         kill_at("begun")
         up = pool.submit(faulty.nef, "up", "--dir", faulty.directory, "--detach", check=False, timeout=200)
         wait_for(lambda: faulty.load() and "etcd-a" in faulty.pids() and not helper() and not os.path.exists(work), 60)

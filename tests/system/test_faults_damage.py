@@ -72,6 +72,7 @@ def test_damage_in_the_only_copy(faulty, part):
     load.verify()
 
 
+@pytest.mark.soak
 def test_accepted_loss_and_the_other_dropped_its_beginning(faulty_new):
     """Zone a goes on alone, drops its first segments and dies; what zone b has is accepted as all there is. Zone a's
     log begins above its end: it is kept aside, and a joins as an empty zone."""
@@ -106,6 +107,7 @@ def test_accepted_loss_and_the_other_dropped_its_beginning(faulty_new):
     after.verify()
 
 
+@pytest.mark.soak
 def test_what_failovers_leave_is_bounded(faulty_new):
     """What failovers made void is kept up to a bound, the oldest goes first; what an accepted loss gave up stays,
     whatever its size, and is told of."""

@@ -233,6 +233,7 @@ def test_rolled_back_directory(faulty):
     load.verify()
 
 
+@pytest.mark.soak
 def test_rolled_back_directory_alone(faulty):
     """Both zones in sync die; only the rolled-back one comes again: it refuses to serve (R10)."""
     load = fill(faulty)

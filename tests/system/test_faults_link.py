@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from lib.load import Load
 from lib.s3raw import S3
-from lib.region import wait_for
+from lib.region import send_signal, wait_for
 from test_faults_zone import settle
 
 
@@ -75,9 +75,9 @@ def test_slow_peer(faulty):
     def duty():
         pid = faulty.pids()["zone-b"]
         while not done.is_set():
-            faulty.signal_pid(pid, signal.SIGSTOP)
+            send_signal(pid, signal.SIGSTOP)
             time.sleep(0.18)
-            faulty.signal_pid(pid, signal.SIGCONT)
+            send_signal(pid, signal.SIGCONT)
             time.sleep(0.02)
     with Load(faulty, where=(None, "a")) as load:
         load.wait_successes(40)

@@ -1,6 +1,5 @@
 """The third place is lost, etcd members die, and too much is lost at once (R8). See FAULTS.md."""
 import json
-import os
 import random
 import re
 import signal
@@ -12,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from lib.chosen import chosen
 from lib.load import Load
-from lib.region import wait_for
+from lib.region import send_signal, wait_for
 from lib.s3raw import S3
 from test_faults_zone import settle
 
@@ -151,6 +150,7 @@ def wait_etcd_agrees(region, seconds=60):
         raise AssertionError(f"etcd's members hold different data: {said()}") from e
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("survivor", chosen("b", "a"))
 def test_etcd_agrees_after_an_accepted_loss(faulty, survivor):
     """A loss is accepted straight after the kills, when etcd's survivor has applied more than its log says is decided.
@@ -233,7 +233,7 @@ def test_kill_each_process(faulty):
         with open(faulty.path("supervisor.pid")) as f:
             supervisor = int(f.read())
         pids = faulty.pids()
-        os.kill(supervisor, signal.SIGKILL)
+        send_signal(supervisor, signal.SIGKILL)
         faulty.kill("zone-a")  # nobody restarts it now
         load.wait_successes(40)
         faulty.up()

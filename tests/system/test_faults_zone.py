@@ -89,6 +89,7 @@ def test_host_lost_then_catch_up(faulty):
         settle(faulty, load, 60)
 
 
+@pytest.mark.soak
 def test_catch_up_over_dropped_segments(faulty):
     """While b is away, compaction drops segments that it lacks: it skips them, and may be killed while it does."""
     before = faulty.log_size("zone-b")

@@ -226,6 +226,7 @@ def test_split_files():
         assert ids(whole.complete([5, 6, 7], **b)) == ids(split.complete([5, 6, 7], **b))
 
 
+@pytest.mark.soak
 def test_clients_that_vanish():
     with Infer("qwen3-nano-Q8_0", "--slots", "4") as server:
         server.complete("warm", max_tokens=4)

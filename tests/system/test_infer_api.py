@@ -12,6 +12,7 @@ import time
 import jsonschema
 import pytest
 
+from lib.chosen import chosen
 from lib.infer import Infer
 
 
@@ -291,8 +292,9 @@ def test_an_endless_prompt(s):
     assert (status, a["error"]["code"]) == (400, "context_length_exceeded")
 
 
-def test_a_thousand_clients_that_vanish():
-    """Whole requests of every kind, and parts of them; some stay and are served."""
+@pytest.mark.parametrize("of", chosen("whole", "parts"))
+def test_a_thousand_clients_that_vanish(of):
+    """Whole requests of every kind, or (they are given up after a minute) parts of them; some stay and are served."""
     with Infer("qwen3-nano-Q8_0") as server:
         kinds = [post(json.dumps(b).encode(), path) for path, b in (
             ("/v1/completions", {"prompt": "Hello", "max_tokens": 900, "ignore_eos": True, "stream": True}),
@@ -307,7 +309,7 @@ def test_a_thousand_clients_that_vanish():
         def vanish(i):
             data = kinds[i % len(kinds)]
             c = socket.create_connection(("127.0.0.1", server.port), timeout=60)
-            c.sendall(data[:len(data) * (i % 7 + 1) // 5])
+            c.sendall(data[:len(data) * (i % 7 + 1) // 5] if of == "parts" else data)
             time.sleep(0.01 * (i % 11))
             if i % 3 == 0:
                 c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

@@ -114,6 +114,7 @@ def test_there_again_replaced_and_removed(own):
         wait_for(lambda: engines(own, zone) == [], 20)
 
 
+@pytest.mark.soak
 def test_the_line_that_make_run_ends_with(own, tmp_path):
     """tools/demo.sh with a region: it adds, waits and prints a line that answers; again it changes nothing."""
     built = os.path.join(ROOT, "build-infer", "synthetic.gguf")

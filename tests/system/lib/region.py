@@ -52,6 +52,12 @@ def free_port_base(start=19000):
     return next(base for base in range(start, 32000, 100) if ports_free(base))
 
 
+def send_signal(pid, sig):
+    """Process 0, which is said of what has no process now, would be all of the test's own group."""
+    assert pid and pid > 1, pid
+    os.kill(pid, sig)
+
+
 class Region:
     """region = Region(...).up(); region.kill("zone-a"); region.down()
 
@@ -260,11 +266,7 @@ class Region:
     # ---- faults ----
 
     def signal(self, name, sig):
-        os.kill(self.pids()[name], sig)
-
-    @staticmethod
-    def signal_pid(pid, sig):
-        os.kill(pid, sig)
+        send_signal(self.pids()[name], sig)
 
     def kill(self, *names):
         for name in names:
@@ -278,7 +280,7 @@ class Region:
         """Neither sees the other go first: two commands can take longer than a takeover does, so both are paused before."""
         pids = self.pids()
         for zone in ("a", "b"):
-            os.kill(pids[f"zone-{zone}"], signal.SIGSTOP)
+            send_signal(pids[f"zone-{zone}"], signal.SIGSTOP)
         for zone in ("a", "b"):
             self.stop_zone(zone, "--kill")
 
