@@ -127,7 +127,7 @@ const char *nef_s3_op_name(enum nef_s3_op op)
 static bool is_sub_resource(const char *name, bool object)
 {
     for (size_t i = 0; i < ROWS; i++)
-        if (rows[i].object == object && strcmp(rows[i].sub, name) == 0)
+        if (rows[i].object == object && rows[i].sub[0] == name[0] && strcmp(rows[i].sub, name) == 0)
             return true;
     return false;
 }

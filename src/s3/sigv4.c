@@ -58,7 +58,10 @@ static bool is_unreserved(char c)
 static void canonical_text(struct nef_buf *out, const char *text, size_t bytes, bool path)
 {
     static const char hex[] = "0123456789ABCDEF";
+    uint8_t *begin = nef_buf_grow(out, 3 * bytes), *p = begin;
 
+    if (begin == NULL)
+        return; /* told by out->failed */
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
         uint8_t byte;
@@ -67,20 +70,18 @@ static void canonical_text(struct nef_buf *out, const char *text, size_t bytes, 
             i += 2;
         } else if (c == '+' && !path) {
             byte = ' ';
-        } else if (c == '/' && path) {
-            nef_buf_u8(out, '/');
-            continue;
         } else {
             byte = (uint8_t)c;
         }
-        if (is_unreserved((char)byte)) {
-            nef_buf_u8(out, byte);
+        if (is_unreserved((char)byte) || (c == '/' && path)) {
+            *p++ = byte;
         } else {
-            char escaped[3] = {'%', hex[byte >> 4], hex[byte & 15]};
-
-            nef_buf_append(out, escaped, 3);
+            *p++ = '%';
+            *p++ = (uint8_t)hex[byte >> 4];
+            *p++ = (uint8_t)hex[byte & 15];
         }
     }
+    out->bytes -= 3 * bytes - (size_t)(p - begin); /* what the longest would have taken */
 }
 
 struct pair {

@@ -1,6 +1,7 @@
 """A real region for tests, started by `nef up` in a directory of its own and on ports that are free.
 
 Everything is stopped by pid (`nef down`, then what is left of the processes that region.json names)."""
+import fcntl
 import json
 import os
 import shutil
@@ -45,11 +46,26 @@ def ports_free(base):
     return True
 
 
+held_ports = {}  # port base: the locked file that keeps other test processes away from it
+
+
 def free_port_base(start=19000):
-    """Below the ephemeral range, so that no outgoing connection takes one of them. Files of tests that run side by
-    side look in different places, since a port that is free now may be taken a moment later."""
+    """Below the ephemeral range, so that no outgoing connection takes one of them. Ours until this process ends or
+    Region.down: a port that is free now may be taken a moment later by tests that run beside these."""
     start += 3000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
-    return next(base for base in range(start, 32000, 100) if ports_free(base))
+    for base in range(start, 32000, 100):
+        if base in held_ports:
+            continue
+        lock = open(os.path.join(tempfile.gettempdir(), f"nef-ports-{base}.lock"), "w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if ports_free(base):
+                held_ports[base] = lock
+                return base
+        except BlockingIOError:
+            pass
+        lock.close()
+    raise RuntimeError("no hundred ports are free")
 
 
 def send_signal(pid, sig):
@@ -127,6 +143,9 @@ class Region:
                 pass
         if not keep:
             shutil.rmtree(self.directory, ignore_errors=True)
+        lock = held_ports.pop(self.port_base, None)
+        if lock:
+            lock.close()
 
     def load(self):
         with open(os.path.join(self.directory, "region.json")) as f:
