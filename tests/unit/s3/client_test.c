@@ -171,8 +171,8 @@ static void refuses_what_is_no_answer(void **state)
         "<ListPartsResult><Part><Size>99999999999999999999</Size></Part></ListPartsResult>",
         "<!DOCTYPE a [<!ENTITY b 'c'>]><ListPartsResult/>",
         "<ListPartsResult><a><a><a><a><a><a><a><a/></a></a></a></a></a></a></a></ListPartsResult>",
-        "<ListPartsResult><Part><ETag>0123456789012345678901234567890123456789012345678901234567890</ETag></Part></"
-        "ListPartsResult>",
+        ("<ListPartsResult><Part><ETag>0123456789012345678901234567890123456789012345678901234567890</ETag></Part>"
+         "</ListPartsResult>"),
     };
     struct nef_s3_answer_error error;
     struct nef_s3_answer_list list = {.count = 77};
