@@ -260,6 +260,17 @@ enum nef_budget_verdict nef_budget_take(struct nef_budget *b, uint64_t now_ms, c
     return NEF_BUDGET_TAKEN;
 }
 
+void nef_budget_adopt(struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole, uint64_t tokens,
+                      uint64_t *out_tokens)
+{
+    forget_demand(b, now_ms);
+    b->active = true;
+    b->active_ms = now_ms;
+    *out_tokens = whole->units[NEF_BUDGET_TOKENS] < tokens ? whole->units[NEF_BUDGET_TOKENS] : tokens;
+    b->reserved += *out_tokens;
+    b->running++;
+}
+
 void nef_budget_settle(struct nef_budget *b, uint64_t now_ms, uint64_t reserved, uint64_t used)
 {
     uint32_t own = own_index(b);
@@ -310,7 +321,7 @@ static bool is_due(const struct nef_budget *b, uint64_t now, const struct nef_bu
     const struct nef_budget_zone *z;
     bool holds, release, low = false;
 
-    if (b->pending_slots > 0)
+    if (b->pending_slots > 0 || (own == NEF_REPLICA_MAX && b->running > 0)) /* adopted before anything was asked */
         return since >= SOON_MS;
     if (own == NEF_REPLICA_MAX || since < OFTEN_MS)
         return false;

@@ -82,6 +82,11 @@ enum nef_budget_verdict {
 enum nef_budget_verdict nef_budget_take(struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole,
                                         uint64_t tokens, uint64_t *out_tokens);
 void nef_budget_settle(struct nef_budget *b, uint64_t now_ms, uint64_t reserved, uint64_t used);
+/* An answer that another process began goes on here: it runs and has TOKENS reserved (at most the whole) as if taken,
+ * but it was a request there, and it isn't refused: nothing else is taken until the log has given room for it. Settle
+ * it later. */
+void nef_budget_adopt(struct nef_budget *b, uint64_t now_ms, const struct nef_budget_whole *whole, uint64_t tokens,
+                      uint64_t *out_tokens);
 
 /* Is there an op to propose now? It then counts as sent: propose it at once, with START and ZONE of init. entry->user
  * isn't set; the claims borrow from b->row. */

@@ -183,17 +183,31 @@ static nef_err wait_for(struct nef_limits *l, struct nef_limits_user *u, struct 
     return NEF_E_AGAIN;
 }
 
+static bool has_budget(const struct nef_ai_user *user)
+{
+    return !user->root && (user->ai.requests_min != 0 || user->ai.tokens_min != 0 || user->ai.concurrency != 0);
+}
+
+static struct nef_budget_whole whole_of(const struct nef_ai_user *user)
+{
+    const struct nef_user_ai *ai = &user->ai;
+
+    return (struct nef_budget_whole){
+        .units = {[NEF_BUDGET_REQUESTS] = ai->requests_min, [NEF_BUDGET_TOKENS] = ai->tokens_min},
+        .slots = ai->concurrency,
+        .denied = !ai->allowed};
+}
+
 nef_err nef_limits_take(struct nef_limits *limits, const struct nef_ai_user *user, uint64_t tokens,
                         struct nef_limits_hold *hold, void (*wake)(void *context), void *context,
                         struct nef_limits_now *out_now)
 {
-    const struct nef_user_ai *ai = &user->ai;
     struct nef_limits_user *u;
     uint64_t now;
     nef_err err;
 
     memset(out_now, 0, sizeof(*out_now));
-    if (user->root || (ai->requests_min == 0 && ai->tokens_min == 0 && ai->concurrency == 0))
+    if (!has_budget(user))
         return NEF_OK;
     (void)pthread_mutex_lock(&limits->lock);
     now = now_ms();
@@ -209,10 +223,7 @@ nef_err nef_limits_take(struct nef_limits *limits, const struct nef_ai_user *use
     u = hold->user;
     if (hold->wait != NULL)
         unwait(hold);
-    u->whole = (struct nef_budget_whole){
-        .units = {[NEF_BUDGET_REQUESTS] = ai->requests_min, [NEF_BUDGET_TOKENS] = ai->tokens_min},
-        .slots = ai->concurrency,
-        .denied = !ai->allowed};
+    u->whole = whole_of(user);
     switch (nef_budget_take(&u->budget, now, &u->whole, tokens, &hold->tokens)) {
     case NEF_BUDGET_TAKEN:
         limits->stats.taken++;
@@ -238,6 +249,29 @@ nef_err nef_limits_take(struct nef_limits *limits, const struct nef_ai_user *use
     }
     (void)pthread_mutex_unlock(&limits->lock);
     return err;
+}
+
+nef_err nef_limits_adopt(struct nef_limits *limits, const struct nef_ai_user *user, uint64_t tokens,
+                         struct nef_limits_hold *hold)
+{
+    struct nef_limits_user *u;
+
+    NEF_ASSERT(hold->user == NULL);
+    if (!has_budget(user))
+        return NEF_OK;
+    (void)pthread_mutex_lock(&limits->lock);
+    u = find_user(limits, user);
+    if (u != NULL) {
+        u->whole = whole_of(user);
+        u->holds++;
+        hold->user = u;
+        hold->taken = true;
+        nef_budget_adopt(&u->budget, now_ms(), &u->whole, tokens, &hold->tokens);
+        limits->hurry = true;
+        (void)pthread_cond_signal(&limits->cond);
+    }
+    (void)pthread_mutex_unlock(&limits->lock);
+    return u == NULL ? NEF_E_NOMEM : NEF_OK;
 }
 
 void nef_limits_settle(struct nef_limits *limits, struct nef_limits_hold *hold, uint64_t tokens)

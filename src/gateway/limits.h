@@ -84,6 +84,12 @@ NEF_MUST_CHECK nef_err nef_limits_take(struct nef_limits *limits, const struct n
  * returns, wake isn't called any more. A hold that holds nothing is accepted. */
 void nef_limits_settle(struct nef_limits *limits, struct nef_limits_hold *hold, uint64_t tokens);
 
+/* An answer that another process began goes on here (a zone was lost): it counts from now on, with TOKENS as what is
+ * left to compute of it, and is settled with what was computed here. It can't be refused any more, and it was a request
+ * when it began; whatever else this user asks waits for what it takes. NEF_E_NOMEM. */
+NEF_MUST_CHECK nef_err nef_limits_adopt(struct nef_limits *limits, const struct nef_ai_user *user, uint64_t tokens,
+                                        struct nef_limits_hold *hold);
+
 /* A guess of the tokens of a prompt of TEXT_BYTES: for take, where no tokenizer is at hand. */
 static inline uint64_t nef_limits_guess(uint64_t text_bytes)
 {

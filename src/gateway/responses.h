@@ -13,7 +13,8 @@
  * is decided in the region's log. A piece holds chunks of the chat; events are a pure function of the chunks, so every
  * zone, and every reader at any time, sees the same events with the same sequence numbers. Nothing is given to a
  * client before its piece is committed. When the zone that makes an answer is lost, another appends a claim and goes
- * on from the chunks that are in the log.
+ * on from the chunks that are in the log; it holds the owner's budget for what is left, and each zone pays for what it
+ * added.
  *
  * With `store: false` nothing is written and nothing can be resumed.
  *

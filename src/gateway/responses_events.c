@@ -394,6 +394,18 @@ const char *nef_response_finish(const json_t *chunk)
     return json_string_value(json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "finish_reason"));
 }
 
+uint64_t nef_response_tokens(const json_t *record)
+{
+    const json_t *choice = json_array_get(json_object_get(json_object_get(record, "c"), "choices"), 0),
+                 *delta = json_object_get(choice, "delta"), *ids = json_object_get(choice, "token_ids");
+
+    if (json_is_array(ids))
+        return json_array_size(ids);
+    return json_string_length(json_object_get(delta, "content")) > 0 ||
+           json_string_length(json_object_get(delta, "reasoning_content")) > 0 ||
+           json_array_size(json_object_get(delta, "tool_calls")) > 0;
+}
+
 json_t *nef_response_chunk_record(const json_t *chunk)
 {
     return json_pack("{s:{s:O}}", "c", "choices", json_object_get(chunk, "choices"));

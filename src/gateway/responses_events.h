@@ -47,5 +47,7 @@ json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish
 json_t *nef_response_fail_record(const char *code, const char *message, uint64_t at_s);
 /* The finish_reason that a chunk tells, or NULL. */
 const char *nef_response_finish(const json_t *chunk);
+/* The tokens of an answer that a record tells: its ids, or one for a piece of text without. */
+uint64_t nef_response_tokens(const json_t *record);
 
 #endif

@@ -79,9 +79,12 @@ struct live {
     bool cancel_sent; /* the piece that asks the owner to end */
     bool tell_end;    /* the run's end became a record already */
     char finish[32];
-    struct nef_limits_hold hold;
-    bool failed_early;   /* the run ended in an error before anything came: HTTP can tell it */
-    unsigned end_status; /* of the run, once it has ended */
+    struct nef_limits_hold hold; /* from before the run until what it made is committed, or another's to make */
+    uint64_t given_tokens;       /* of the answer, that others made before the run */
+    uint64_t made_tokens;        /* that the run made and that are committed */
+    uint64_t end_tokens;         /* once it has ended: what is to be paid if that is committed, too */
+    bool failed_early;           /* the run ended in an error before anything came: HTTP can tell it */
+    unsigned end_status;         /* of the run, once it has ended */
     json_t *end_error;
     uint32_t retry_after;
 };
@@ -95,16 +98,23 @@ struct live *live_new(struct nef_responses *rs, const char *id, json_t *head, bo
 struct live *live_find(struct nef_responses *rs, const char *id); /* with a reference, or NULL */
 void live_ref(struct live *l);
 void live_unref(struct live *l);
-/* Start the answer of a live that is new or was claimed: USER's, after what was given. Blocking. */
+/* Start the answer of a live that is new or was claimed: USER's, after what was given; l->hold is what is held for it.
+ * NEF_OK without a run: it is another's already. Blocking. */
 nef_err live_start(struct live *l, const struct nef_ai_user *user);
 /* It won't be started: says why in a record. */
 void live_fail(struct live *l, const char *code, const char *message);
 void live_cancel(struct live *l);
+/* Tokens of an answer if its request doesn't say; of the prompt of CHAT, as far as can be told. */
+#define RESPONSES_ANSWER_GUESS 1024u
+uint64_t live_prompt_guess(const json_t *chat);
+uint64_t live_tokens(const json_t *records);
 /* It was never begun: out of the table, and forgotten with its last reference. */
 void live_abandon(struct live *l);
 /* Under its lock: more records, for readers; it can't go on here. */
 void live_add_records(struct live *l, const json_t *records);
 void live_broken(struct live *l, const char *why, nef_err err);
+void live_pay(struct live *l, uint64_t tokens); /* what is held is settled, once */
+uint64_t live_share(const struct live *l);      /* tokens to pay if what is committed and under way is all */
 void live_wake_readers(struct live *l);
 /* Jobs, with a reference of theirs: start the run of an answer that was claimed; all records into one object. */
 void live_resume_job(void *live);

@@ -29,6 +29,7 @@ void live_unref(struct live *l)
     if (atomic_fetch_sub(&l->refs, 1) != 1)
         return;
     NEF_ASSERT(l->readers == NULL && !l->listed);
+    live_pay(l, live_share(l)); /* of what this process doesn't end any more */
     if (l->run != NULL)
         nef_ai_run_unref(l->run);
     json_decref(l->head);
@@ -134,6 +135,8 @@ void live_broken(struct live *l, const char *why, nef_err err)
         return;
     nef_trace(NEF_TRACE_ERROR, "response_broken", "s:why", why, "u:piece", (uint64_t)l->piece, "e:err", (int)err, NULL);
     l->role = LIVE_BROKEN;
+    if (l->stored)
+        live_pay(l, live_share(l));
     if (l->run != NULL)
         nef_ai_run_cancel(l->run);
     live_wake_readers(l);
@@ -182,6 +185,75 @@ static void add_pending(struct live *l, json_t *record)
     json_decref(one);
 }
 
+/* ---- what it costs ---- */
+
+static uint64_t text_bytes(const json_t *value)
+{
+    uint64_t sum = 0;
+    const char *name;
+    json_t *member;
+    size_t i;
+
+    if (json_is_string(value))
+        return json_string_length(value);
+    json_array_foreach (value, i, member) {
+        sum += text_bytes(member);
+    }
+    json_object_foreach ((json_t *)(uintptr_t)value, name, member) {
+        sum += text_bytes(member);
+    }
+    return sum;
+}
+
+uint64_t live_prompt_guess(const json_t *chat)
+{
+    return nef_limits_guess(text_bytes(json_object_get(chat, "messages")) + text_bytes(json_object_get(chat, "tools")));
+}
+
+uint64_t live_tokens(const json_t *records)
+{
+    const json_t *record;
+    uint64_t sum = 0;
+    size_t i;
+
+    json_array_foreach (records, i, record) {
+        sum += nef_response_tokens(record);
+    }
+    return sum;
+}
+
+/* Each process pays for what it added to the answer as it is kept, so all of them together for each token once, and
+ * the first for the prompt. What a lost owner computed and nobody was given is computed again by another, and paid
+ * there. */
+static uint64_t with_prompt(const struct live *l, uint64_t made, uint64_t prompt)
+{
+    return l->given_tokens > 0 ? made : made + prompt;
+}
+
+uint64_t live_share(const struct live *l)
+{
+    uint64_t made = l->made_tokens + live_tokens(json_object_get(l->flying, "r"));
+
+    return made == 0 ? 0 : with_prompt(l, made, live_prompt_guess(json_object_get(l->head, "chat")));
+}
+
+void live_pay(struct live *l, uint64_t tokens)
+{
+    nef_limits_settle(l->rs->options.limits, &l->hold, tokens);
+}
+
+/* What is left of it, for whoever goes on. */
+static uint64_t tokens_left(struct live *l)
+{
+    const json_t *most = json_object_get(json_object_get(l->head, "chat"), "max_tokens");
+    uint64_t all = most == NULL ? RESPONSES_ANSWER_GUESS : (uint64_t)json_integer_value(most), given;
+
+    (void)pthread_mutex_lock(&l->lock);
+    given = live_tokens(l->records);
+    (void)pthread_mutex_unlock(&l->lock);
+    return all > given ? all - given : 0;
+}
+
 /* ---- the run ---- */
 
 static void on_chunk(void *context, json_t *chunk)
@@ -208,9 +280,13 @@ static void on_chunk(void *context, json_t *chunk)
 static void on_end(void *context, const struct nef_ai_end *end)
 {
     struct live *l = context;
+    uint64_t made = end->usage.completion;
 
-    nef_limits_settle(l->rs->options.limits, &l->hold, end->usage.prompt + end->usage.completion);
     (void)pthread_mutex_lock(&l->lock);
+    made -= NEF_MIN(made, l->given_tokens);
+    l->end_tokens = with_prompt(l, made, end->usage.prompt);
+    if (!l->stored)
+        live_pay(l, l->end_tokens);
     l->run_ended = true;
     if (l->role == LIVE_OWN) {
         l->failed_early = end->status >= 400 && !end->cancelled && l->bytes == 0 && json_array_size(l->records) == 0;
@@ -264,6 +340,7 @@ nef_err live_start(struct live *l, const struct nef_ai_user *user)
     (void)pthread_mutex_lock(&l->lock);
     if (l->role != LIVE_OWN) { /* lost again before it began */
         l->starting = l->busy = false;
+        live_pay(l, 0);
         (void)pthread_mutex_unlock(&l->lock);
         return NEF_OK;
     }
@@ -329,6 +406,26 @@ static nef_err is_over(struct live *l, bool *out_wait)
     return err;
 }
 
+/* It counts here before it is computed here. */
+static nef_err start_adopted(struct live *l, const struct nef_ai_user *user)
+{
+    struct nef_limits_hold hold = {0};
+    nef_err err = nef_limits_adopt(l->rs->options.limits, user, tokens_left(l), &hold);
+
+    if (err != NEF_OK)
+        return err;
+    (void)pthread_mutex_lock(&l->lock);
+    l->hold = hold;
+    (void)pthread_mutex_unlock(&l->lock);
+    err = live_start(l, user);
+    if (err != NEF_OK) {
+        (void)pthread_mutex_lock(&l->lock);
+        live_pay(l, 0);
+        (void)pthread_mutex_unlock(&l->lock);
+    }
+    return err;
+}
+
 /* Who was claimed goes on. */
 void live_resume_job(void *arg)
 {
@@ -362,7 +459,7 @@ void live_resume_job(void *arg)
     } else {
         err = rs->options.user(rs->options.context, owner == NULL ? "" : owner, &user);
         if (err == NEF_OK)
-            err = live_start(l, &user);
+            err = start_adopted(l, &user);
         nef_trace(NEF_TRACE_INFO, "response_taken_over", "s:id", l->id, "u:records",
                   (uint64_t)json_array_size(l->records), "e:err", (int)err, NULL);
         if (err == NEF_E_BUSY || err == NEF_E_UNAVAILABLE || err == NEF_E_NOMEM) {

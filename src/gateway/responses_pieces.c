@@ -143,12 +143,17 @@ static void arrived(struct live *l, uint64_t now)
     if (!cancel)
         heard(l, piece, now);
     live_add_records(l, json_object_get(piece, "r"));
+    l->made_tokens += live_tokens(json_object_get(piece, "r"));
+    if (l->ended)
+        live_pay(l, l->run_ended ? l->end_tokens : live_share(l));
     if (claim) {
         l->role = LIVE_OWN;
         if (l->run != NULL) /* of an earlier time, and over */
             nef_ai_run_unref(l->run);
         l->run = NULL;
         l->run_ended = l->tell_end = false;
+        l->given_tokens = live_tokens(l->records);
+        l->made_tokens = l->end_tokens = 0;
         l->starting = true; /* until the job has a run */
     }
     if (cancel)
@@ -196,6 +201,7 @@ static void in_the_way(struct live *l, const json_t *piece, uint64_t now)
         nef_trace(NEF_TRACE_WARN, "response_lost_to_another", "s:id", l->id, NULL);
         l->role = LIVE_FOLLOW;
         l->starting = false;
+        live_pay(l, live_share(l));
         (void)json_array_clear(l->pending);
         if (l->run != NULL)
             nef_ai_run_cancel(l->run);

@@ -8,8 +8,7 @@
 #include "gateway/responses_internal.h"
 #include "io/clock.h"
 
-#define ANSWER_GUESS 1024u /* tokens of an answer without max_output_tokens */
-#define ID_RANDOM    20u
+#define ID_RANDOM 20u
 
 void ask_finish(struct nef_responses_call *c, unsigned status, json_t *value)
 {
@@ -199,24 +198,6 @@ static nef_err chain(struct nef_responses_call *c, const char *previous, json_t 
     return err;
 }
 
-static uint64_t text_bytes(const json_t *value)
-{
-    uint64_t sum = 0;
-    const char *name;
-    json_t *member;
-    size_t i;
-
-    if (json_is_string(value))
-        return json_string_length(value);
-    json_array_foreach (value, i, member) {
-        sum += text_bytes(member);
-    }
-    json_object_foreach ((json_t *)(uintptr_t)value, name, member) {
-        sum += text_bytes(member);
-    }
-    return sum;
-}
-
 /* What a body costs as a tree, counted before it is one. */
 static bool fits(const struct nef_buf *body)
 {
@@ -260,9 +241,8 @@ static nef_err make_head(struct nef_responses_call *c, struct nef_responses_why 
         err = nef_responses_chat(c->request.body, context, c->request.input, seed, &chat, why);
     if (err == NEF_OK) {
         most = json_object_get(chat, "max_tokens");
-        c->tokens = nef_limits_guess(text_bytes(json_object_get(chat, "messages")) +
-                                     text_bytes(json_object_get(chat, "tools"))) +
-                    (most == NULL ? ANSWER_GUESS : (uint64_t)json_integer_value(most));
+        c->tokens =
+            live_prompt_guess(chat) + (most == NULL ? RESPONSES_ANSWER_GUESS : (uint64_t)json_integer_value(most));
         c->head = json_pack("{s:i, s:s, s:I, s:s, s:O, s:O, s:o}", "v", 1, "id", c->id, "created",
                             (json_int_t)(nef_wall_ms() / 1000), "owner", c->user.access_key, "request", c->request.body,
                             "input", c->request.input, "chat", chat);
@@ -345,11 +325,15 @@ static void start(struct nef_responses_call *c)
     }
     if (l != NULL && err == NEF_OK) {
         l->early_ns = nef_now_ns() + RESPONSES_EARLY_NS;
-        l->hold = c->hold; /* the run's end settles it */
+        (void)pthread_mutex_lock(&l->lock);
+        l->hold = c->hold; /* the answer's from now on */
         memset(&c->hold, 0, sizeof(c->hold));
+        (void)pthread_mutex_unlock(&l->lock);
         err = live_start(l, &c->user);
         if (err != NEF_OK) {
-            nef_limits_settle(c->rs->options.limits, &l->hold, 0);
+            (void)pthread_mutex_lock(&l->lock);
+            live_pay(l, 0);
+            (void)pthread_mutex_unlock(&l->lock);
             if (c->request.store)
                 live_fail(l, "server_error", "The answer can't be begun now.");
             else

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lib.region import Region
+from lib.region import Region, wait_for
 from lib.script_engine import ScriptEngine, use
 from test_responses import ai, call, user, wait_models
 
@@ -134,5 +134,38 @@ def test_a_lost_zone_takes_little_with_it(region):
         except OSError:
             pass
     assert got >= 35
+    region.start_zone("a")
+    region.wait_durability()
+
+
+def test_an_answer_that_another_zone_goes_on_with_counts_there(region):
+    """Zone a is killed in the middle of an answer in the background: in zone b it takes the user's only place until it ends, and
+    what zone b computes of it is taken from the user's tokens."""
+    key = user(region, "owner", "--ai", "--ai-concurrency", "1", "--ai-tpm", "20000")
+    words = 1500
+    status, made, _ = call(region, "a", "POST", "/v1/responses", {"model": "script", "background": True, "max_output_tokens": 1600,
+                                                                 "input": json.dumps({"words": words, "delay": 0.01})}, key)
+    assert status == 200
+    path = "/v1/responses/" + made["id"]
+    wait_for(lambda: call(region, "b", "GET", path, None, key)[1]["output"], 10)
+    region.stop_zone("a", "--kill")
+    lost = time.monotonic()
+
+    def state():
+        return call(region, "b", "GET", path, None, key)[1]
+    refused = 0
+    while state()["status"] == "in_progress" and time.monotonic() < lost + 60:
+        if time.monotonic() > lost + 8:  # what zone a held is over by now
+            status, _, headers = chat(region, "b", key)
+            assert status == 429 or state()["status"] == "completed"
+            refused += status == 429
+            left = int(headers["x-ratelimit-remaining-tokens"])
+        time.sleep(0.2)
+    done = state()
+    assert done["status"] == "completed" and done["usage"]["output_tokens"] == words
+    assert refused > 3, "it was over too soon to see anything"
+    status, _, headers = wait_for(lambda: (lambda a: a if a[0] == 200 else None)(chat(region, "b", key)), 10)
+    # while it ran its remaining tokens were held; at its end what was computed here counts, and no less
+    assert left <= int(headers["x-ratelimit-remaining-tokens"]) <= 20000 - words
     region.start_zone("a")
     region.wait_durability()

@@ -60,7 +60,7 @@ struct world {
     size_t spent_count, spent_first;
     uint64_t in_window[NEF_BUDGET_RESOURCES], most[NEF_BUDGET_RESOURCES];
     uint32_t most_running;
-    uint64_t ops;
+    uint64_t ops, adopted;
 };
 
 static uint64_t draw(struct world *w, uint64_t below)
@@ -157,7 +157,7 @@ static uint32_t running(const struct world *w)
     uint32_t count = 0;
 
     for (unsigned i = 0; i < ZONES; i++)
-        if (clock_of(w, &w->zones[i]) < w->zones[i].budget.until_ms)
+        if (w->zones[i].down_until <= w->now && clock_of(w, &w->zones[i]) < w->zones[i].budget.until_ms)
             count += w->zones[i].budget.running;
     return count;
 }
@@ -186,6 +186,31 @@ static enum nef_budget_verdict request(struct world *w, unsigned zone, uint64_t 
     if (running(w) > w->most_running)
         w->most_running = running(w);
     return verdict;
+}
+
+/* A zone is lost, and the other one goes on with its answers. */
+static void lose(struct world *w, unsigned zone, uint64_t until)
+{
+    struct zone *z = &w->zones[zone], *other = &w->zones[1 - zone];
+
+    if (z->down_until <= w->now && other->down_until <= w->now)
+        for (unsigned k = 0, m = 0; k < RUNNING_MAX; k++) {
+            struct running *r = &z->running[k];
+            uint64_t made, left;
+
+            if (!r->used)
+                continue;
+            made = draw(w, r->tokens + 1);
+            left = r->reserved - made;
+            note(w, 0, made);
+            while (m < RUNNING_MAX && other->running[m].used)
+                m++;
+            assert_true(m < RUNNING_MAX);
+            nef_budget_adopt(&other->budget, clock_of(w, other), &w->whole, left, &left);
+            other->running[m] = (struct running){true, r->ends, left, r->tokens - made, other->boot};
+            w->adopted++;
+        }
+    z->down_until = until;
 }
 
 static void step(struct world *w, unsigned loss_percent)
@@ -236,7 +261,7 @@ static void check(const struct world *w, uint64_t seed)
 /* Anything that goes wrong, at random. */
 static void never_above_the_whole(void **state)
 {
-    uint64_t taken = 0;
+    uint64_t taken = 0, adopted = 0;
 
     (void)state;
     for (uint64_t seed = 1; seed <= 60; seed++) {
@@ -257,15 +282,17 @@ static void never_above_the_whole(void **state)
                 if (w.zones[i].down_until <= w.now && (phase + i + seed) % 3 != 0 && draw(&w, each) == 0)
                     (void)request(&w, i, 1 + draw(&w, 300), draw(&w, 4000));
             if (draw(&w, 1600) == 0)
-                w.zones[draw(&w, ZONES)].down_until = w.now + 100 + draw(&w, 20000);
+                lose(&w, (unsigned)draw(&w, ZONES), w.now + 100 + draw(&w, 20000));
             if (draw(&w, 1600) == 0)
                 w.zones[draw(&w, ZONES)].cut_until = w.now + 100 + draw(&w, 30000);
             check(&w, seed);
         }
         taken += w.zones[0].taken + w.zones[1].taken;
+        adopted += w.adopted;
         end(&w);
     }
     assert_true(taken > 60u * 100u); /* it isn't safe because it refuses everything */
+    assert_true(adopted > 100);
 }
 
 /* Requests at a steady rate of a zone, until TAKEN more were taken or UNTIL: waits are tried again, as the gateway
@@ -326,6 +353,40 @@ static void a_lost_zones_share_moves(void **state)
     }
     assert_true(w.zones[1].taken > 10);
     check(&w, 8);
+    end(&w);
+}
+
+/* What goes on in another zone counts there: its place until it ends, and its tokens once more than it held. */
+static void an_answer_that_is_taken_over(void **state)
+{
+    struct world w;
+    struct zone *b;
+    uint64_t reserved = 0, left = 0, lost;
+
+    (void)state;
+    begin(&w, 12);
+    b = &w.zones[1];
+    w.whole.units[NEF_BUDGET_REQUESTS] = 600;
+    w.whole.units[NEF_BUDGET_TOKENS] = 1000;
+    w.whole.slots = 1;
+    while (nef_budget_take(&w.zones[0].budget, clock_of(&w, &w.zones[0]), &w.whole, 500, &reserved) != NEF_BUDGET_TAKEN)
+        step(&w, 0);
+    lost = w.now;
+    lose(&w, 0, UINT64_MAX);
+    nef_budget_adopt(&b->budget, clock_of(&w, b), &w.whole, 400, &left); /* 100 were made */
+    assert_int_equal(left, 400);
+    while (w.now < lost + 100000) { /* longer than what the lost zone held is remembered */
+        step(&w, 0);
+        assert_int_not_equal(request(&w, 1, 10, 50), NEF_BUDGET_TAKEN);
+    }
+    assert_in_range(nef_budget_left(&b->budget, clock_of(&w, b), &w.whole, NEF_BUDGET_TOKENS), 500, 600);
+    nef_budget_settle(&b->budget, clock_of(&w, b), left, 300);
+    assert_in_range(nef_budget_left(&b->budget, clock_of(&w, b), &w.whole, NEF_BUDGET_TOKENS), 600, 700);
+    for (lost = w.now; w.now < lost + 2000 && b->taken == 0;) {
+        step(&w, 0);
+        (void)request(&w, 1, 10, 50);
+    }
+    assert_int_equal(b->taken, 1); /* its place is free */
     end(&w);
 }
 
@@ -433,13 +494,10 @@ static void rows(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(never_above_the_whole),
-        cmocka_unit_test(an_idle_zones_share_moves),
-        cmocka_unit_test(a_lost_zones_share_moves),
-        cmocka_unit_test(the_smallest_budget),
-        cmocka_unit_test(few_ops),
-        cmocka_unit_test(tokens_beyond_the_guess),
-        cmocka_unit_test(rows),
+        cmocka_unit_test(never_above_the_whole),    cmocka_unit_test(an_idle_zones_share_moves),
+        cmocka_unit_test(a_lost_zones_share_moves), cmocka_unit_test(an_answer_that_is_taken_over),
+        cmocka_unit_test(the_smallest_budget),      cmocka_unit_test(few_ops),
+        cmocka_unit_test(tokens_beyond_the_guess),  cmocka_unit_test(rows),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
