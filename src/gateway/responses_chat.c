@@ -166,6 +166,30 @@ static nef_err set_tools(json_t *chat, const json_t *tools, struct nef_responses
     return NEF_OK;
 }
 
+/* {"mode", "tools": [{"type": "function", "name"}]} as a chat says it. NULL: it isn't that, or out of memory. */
+static json_t *allowed_tools(const json_t *choice)
+{
+    json_t *list = json_array(), *mode = json_object_get(choice, "mode");
+    const json_t *tool;
+    size_t i;
+
+    json_array_foreach (json_object_get(choice, "tools"), i, tool) {
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        json_t *name = json_object_get(tool, "name");
+
+        if (type == NULL || strcmp(type, "function") != 0 || !json_is_string(name) ||
+            json_array_append_new(list, json_pack("{s:s, s:{s:O}}", "type", type, "function", "name", name)) != 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    if (!json_is_string(mode) || json_array_size(list) == 0) {
+        json_decref(list);
+        return NULL;
+    }
+    return json_pack("{s:s, s:{s:O, s:o}}", "type", "allowed_tools", "allowed_tools", "mode", mode, "tools", list);
+}
+
 static nef_err set_tool_choice(json_t *chat, json_t *choice, struct nef_responses_why *why)
 {
     const char *type = json_string_value(json_object_get(choice, "type"));
@@ -178,8 +202,11 @@ static nef_err set_tool_choice(json_t *chat, json_t *choice, struct nef_response
     else if (type != NULL && strcmp(type, "function") == 0 && json_is_string(name))
         value = json_pack("{s:s, s:{s:O}}", "type", "function", "function", "name", name);
     else
+        value = type != NULL && strcmp(type, "allowed_tools") == 0 ? allowed_tools(choice) : NULL;
+    if (value == NULL)
         return nef_responses_refuse(why, 400, "unsupported_parameter", "tool_choice",
-                                    "tool_choice is auto, none, required, or a function by its name.");
+                                    "tool_choice is auto, none, required, a function by its name, or allowed_tools "
+                                    "with their mode and functions by their names.");
     return json_object_set_new(chat, "tool_choice", value) == 0 ? NEF_OK : NEF_E_NOMEM;
 }
 

@@ -419,9 +419,37 @@ static json_t *usage_json(const struct nef_ai_usage *u)
                      (json_int_t)(u->prompt + u->completion));
 }
 
+json_t *nef_response_error(const json_t *chat_error)
+{
+    static const char schema[] = "response_format.json_schema.schema: ";
+    static const char *const names[][2] = {{"response_format", "text.format"},
+                                           {"max_tokens", "max_output_tokens"},
+                                           {"max_completion_tokens", "max_output_tokens"},
+                                           {"messages", "input"}};
+    json_t *error = json_deep_copy(chat_error);
+    const char *message = json_string_value(json_object_get(chat_error, "message"));
+    const char *param = json_string_value(json_object_get(chat_error, "param"));
+    int bad = error == NULL;
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && param != NULL && !bad; i++)
+        if (strcmp(param, names[i][0]) == 0)
+            bad = json_object_set_new(error, "param", json_string(names[i][1]));
+    if (message != NULL && strncmp(message, schema, sizeof(schema) - 1) == 0 && !bad) {
+        bad = json_object_set_new(error, "param", json_string("text.format.schema"));
+        if (!bad)
+            bad = json_object_set_new(error, "message",
+                                      json_sprintf("text.format.schema: %s", message + sizeof(schema) - 1));
+    }
+    if (!bad)
+        return error;
+    json_decref(error);
+    return NULL;
+}
+
 json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish_reason, uint64_t at_s)
 {
     const char *code, *message;
+    json_t *error, *record;
 
     if (end->cancelled)
         return json_pack("{s:{s:s, s:o, s:I}}", "e", "status", "cancelled", "usage", usage_json(&end->usage), "at",
@@ -437,8 +465,11 @@ json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish
                          (json_int_t)at_s);
     /* OpenAI's codes of a response's error; what else there is to say is in the message */
     code = end->status == 429 ? "rate_limit_exceeded" : end->status < 500 ? "invalid_prompt" : "server_error";
-    message = json_string_value(json_object_get(end->error, "message"));
-    return nef_response_fail_record(code, message == NULL ? "The answer failed." : message, at_s);
+    error = end->error == NULL ? NULL : nef_response_error(end->error);
+    message = json_string_value(json_object_get(error, "message"));
+    record = nef_response_fail_record(code, message == NULL ? "The answer failed." : message, at_s);
+    json_decref(error);
+    return record;
 }
 
 json_t *nef_response_fail_record(const char *code, const char *message, uint64_t at_s)

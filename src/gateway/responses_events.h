@@ -45,6 +45,8 @@ bool nef_response_chunk_counts(const json_t *chunk);
 json_t *nef_response_chunk_record(const json_t *chunk);
 json_t *nef_response_end_record(const struct nef_ai_end *end, const char *finish_reason, uint64_t at_s);
 json_t *nef_response_fail_record(const char *code, const char *message, uint64_t at_s);
+/* The error of a chat in the words of /v1/responses: the client never said response_format. NULL: out of memory. */
+json_t *nef_response_error(const json_t *chat_error);
 /* The finish_reason that a chunk tells, or NULL. */
 const char *nef_response_finish(const json_t *chunk);
 /* The tokens of an answer that a record tells: its ids, or one for a piece of text without. */

@@ -292,7 +292,7 @@ static void on_end(void *context, const struct nef_ai_end *end)
         l->failed_early = end->status >= 400 && !end->cancelled && l->bytes == 0 && json_array_size(l->records) == 0;
         l->end_status = end->status;
         json_decref(l->end_error);
-        l->end_error = json_deep_copy(end->error);
+        l->end_error = end->error == NULL ? NULL : nef_response_error(end->error);
         l->retry_after = end->retry_after;
     }
     if (end->cancelled && !l->cancel_wanted && !l->tell_end) {

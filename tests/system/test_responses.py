@@ -179,6 +179,11 @@ def built_in():
         region.down()
 
 
+def test_structured_output_of_the_built_in_engine(built_in):
+    """Schemas and tools, whole and streamed: what comes is valid, and the events agree with each other."""
+    node("responses_structured.mjs", built_in, A=ai(built_in, "a"), B=ai(built_in, "b"), MODEL="nano")
+
+
 def test_the_built_in_engine_goes_on_with_the_same_bits(built_in):
     """The whole of what is said is what would have been said: compared with an answer that nothing happened to."""
     ask = {"model": "nano", "input": "Tell me of the sea.", "max_output_tokens": 3000, "temperature": 1.5}

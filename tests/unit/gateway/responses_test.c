@@ -94,6 +94,42 @@ static void requests_become_chats(void **state)
         " 'chat_template_kwargs': {'enable_thinking': false}}");
 }
 
+static void some_tools_are_allowed(void **state)
+{
+    struct nef_responses_why why;
+
+    (void)state;
+    expect_json(chat_of("{'model': 'm', 'input': 'q', 'seed': 1, 'tools': [{'type': 'function', 'name': 'f'},"
+                        " {'type': 'function', 'name': 'g'}], 'tool_choice': {'type': 'allowed_tools', 'mode':"
+                        " 'required', 'tools': [{'type': 'function', 'name': 'g'}]}}",
+                        NULL, &why),
+                "{'model': 'm', 'messages': [{'role': 'user', 'content': 'q'}], 'tools': [{'type': 'function',"
+                " 'function': {'name': 'f'}}, {'type': 'function', 'function': {'name': 'g'}}], 'tool_choice': {'type':"
+                " 'allowed_tools', 'allowed_tools': {'mode': 'required', 'tools': [{'type': 'function', 'function':"
+                " {'name': 'g'}}]}}, 'seed': 1, 'return_token_ids': true}");
+}
+
+static void expect_error(const char *chat, const char *want)
+{
+    json_t *error = parse(chat);
+
+    expect_json(nef_response_error(error), want);
+    json_decref(error);
+}
+
+/* What a backend refuses is told in the words that the client used. */
+static void errors_of_a_chat(void **state)
+{
+    (void)state;
+    expect_error("{'message': 'response_format.json_schema.schema: unsupported keyword', 'param': 'response_format',"
+                 " 'code': 'c'}",
+                 "{'message': 'text.format.schema: unsupported keyword', 'param': 'text.format.schema', 'code': 'c'}");
+    expect_error("{'message': 'x', 'param': 'max_tokens'}", "{'message': 'x', 'param': 'max_output_tokens'}");
+    expect_error("{'message': 'x', 'param': 'response_format'}", "{'message': 'x', 'param': 'text.format'}");
+    expect_error("{'message': 'x', 'param': null}", "{'message': 'x', 'param': null}");
+    expect_error("{'message': 3}", "{'message': 3}");
+}
+
 static void refused(const char *body, const char *code, const char *param)
 {
     struct nef_responses_why why;
@@ -126,6 +162,12 @@ static void what_is_not_known_is_refused_by_name(void **state)
     refused("{'model': 'm', 'input': [{'role': 'tool', 'content': 'a'}]}", "invalid_value", "input[0]");
     refused("{'model': 'm', 'input': [{'type': 'item_reference', 'id': 'x'}]}", "unsupported_parameter", "input[0]");
     refused("{'model': 'm', 'input': 3}", "invalid_type", "input");
+    refused("{'model': 'm', 'input': 'a', 'tools': [{'type': 'function', 'name': 'f'}], 'tool_choice': {'type':"
+            " 'allowed_tools', 'mode': 'auto', 'tools': [{'type': 'web_search'}]}}",
+            "unsupported_parameter", "tool_choice");
+    refused("{'model': 'm', 'input': 'a', 'tools': [{'type': 'function', 'name': 'f'}], 'tool_choice': {'type':"
+            " 'allowed_tools', 'tools': [{'type': 'function', 'name': 'f'}]}}",
+            "unsupported_parameter", "tool_choice");
     refused("{'model': 'm', 'input': 'a', 'truncation': 'auto'}", "unsupported_parameter", "truncation");
     refused("{'model': 'm', 'input': 'a', 'top_logprobs': 2}", "unsupported_parameter", "top_logprobs");
 }
@@ -374,7 +416,8 @@ static void nonsense_is_no_record(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(requests_become_chats),  cmocka_unit_test(what_is_not_known_is_refused_by_name),
+        cmocka_unit_test(requests_become_chats),  cmocka_unit_test(some_tools_are_allowed),
+        cmocka_unit_test(errors_of_a_chat),       cmocka_unit_test(what_is_not_known_is_refused_by_name),
         cmocka_unit_test(input_items_are_whole),  cmocka_unit_test(a_text_is_a_message),
         cmocka_unit_test(thought_text_and_calls), cmocka_unit_test(ends_that_are_no_success),
         cmocka_unit_test(a_replay_is_the_same),   cmocka_unit_test(nonsense_is_no_record),
