@@ -81,7 +81,6 @@
 #define NEF_RESPONSES_BYTES_MAX (16u << 20)    /* chunks of one stored answer */
 #define NEF_RESPONSES_CHAIN_MAX 128u           /* responses behind one another (previous_response_id) */
 #define NEF_RESPONSES_ITEMS_MAX 16384u         /* of a conversation, as messages of a chat */
-#define NEF_RESPONSES_KEPT_S  (30u * 86400u)   /* then a response is taken away; OpenAI keeps them as long */
 
 /* model files: the largest dense Qwen (72B) has 80 layers, width 8192, ffn 29568, 64 heads, a vocabulary of 152,064 */
 #define NEF_MODEL_LAYERS_MAX  1024u

@@ -93,6 +93,7 @@ static nef_err start_parts(struct nef_gateway *g)
         .keys = g->o.keys,
         .zone = g->zone,
         .cells = g->o.config->cells,
+        .kept_s = g->ai->responses_kept_ns / 1000000000ull,
         .user = auth_owner,
         .caller = auth_caller,
         .context = g,

@@ -1,4 +1,4 @@
-/* See responses.h: start and stop, the thread that moves answers on, the sweep over what is unfinished or too old. */
+/* See responses.h: start and stop, the thread that moves answers on and sends for the sweeps (responses_sweep.c). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,11 +17,9 @@
 #define IDLE_MS      100u  /* else */
 #define PAUSE_US     1000u /* between two rounds at most this often, however many chunks come */
 #define SWEEP_NS     (2000 * MS)
-#define SEEN_NS      (10000 * MS) /* what is followed and has no marker any more is forgotten */
-#define WAKE_NS      (500 * MS)   /* calls look whether their client is still there */
-#define EXPIRE_NS    (600000 * MS)
-#define EXPIRE_MAX   64u /* responses at once */
-#define YOUNG_S      60u /* a marker without a head may be of a response that is being made */
+#define SEEN_NS      (10000 * MS)  /* what is followed and has no marker any more is forgotten */
+#define WAKE_NS      (500 * MS)    /* calls look whether their client is still there */
+#define EXPIRE_NS    (600000 * MS) /* at most; and a twentieth of what they are kept */
 #define STOP_POLL_US 2000u
 
 bool responses_job(struct nef_responses *rs, void (*fn)(void *arg), void *arg)
@@ -46,120 +44,6 @@ void live_kick(struct nef_responses *rs)
         (void)pthread_cond_signal(&rs->cond);
     }
     (void)pthread_mutex_unlock(&rs->lock);
-}
-
-/* ---- the sweep: in a worker ---- */
-
-static uint64_t made_s(const char *id) /* 0: no id of ours */
-{
-    uint8_t seconds[4];
-
-    if (!nef_response_id_ok(id) || strlen(id) < 13 || nef_unhex(id + 5, 8, seconds, sizeof(seconds)) != NEF_OK)
-        return 0;
-    return nef_get_be32(seconds);
-}
-
-struct sweep {
-    struct nef_responses *rs;
-    char ids[EXPIRE_MAX][NEF_RESPONSE_ID_BYTES];
-    uint32_t count;
-    uint64_t now_s;
-};
-
-/* Follow an answer that isn't finished, so that it is gone on with when its owner is lost. */
-static void watch(struct nef_responses *rs, const char *id)
-{
-    struct live *l = live_find(rs, id);
-    char name[NEF_KEEP_NAME_BYTES];
-    json_t *head = NULL;
-    nef_err err;
-
-    if (l == NULL) {
-        live_name(id, "h", name);
-        err = nef_keep_get(&rs->keep, name, false, &head);
-        if (err == NEF_OK)
-            l = live_new(rs, id, head, true, LIVE_FOLLOW, &err);
-        json_decref(head);
-    }
-    if (l == NULL)
-        return;
-    (void)pthread_mutex_lock(&l->lock);
-    l->seen_ns = nef_now_ns();
-    (void)pthread_mutex_unlock(&l->lock);
-    live_unref(l);
-}
-
-static bool see_marker(void *context, const char *name)
-{
-    struct sweep *s = context;
-
-    if (strncmp(name, "a/", 2) == 0 && made_s(name + 2) != 0)
-        watch(s->rs, name + 2);
-    return !atomic_load(&s->rs->quiesced);
-}
-
-/* A marker whose head never came. */
-static bool see_stale(void *context, const char *name)
-{
-    struct sweep *s = context;
-    char head[NEF_KEEP_NAME_BYTES];
-    json_t *value = NULL;
-    uint64_t made = strncmp(name, "a/", 2) == 0 ? made_s(name + 2) : 0;
-
-    if (made == 0 || made + YOUNG_S > s->now_s)
-        return true;
-    live_name(name + 2, "h", head);
-    if (nef_keep_get(&s->rs->keep, head, true, &value) == NEF_E_NOT_FOUND)
-        (void)live_delete(s->rs, name + 2); /* again at the next sweep if it fails */
-    json_decref(value);
-    return !atomic_load(&s->rs->quiesced);
-}
-
-static bool see_old(void *context, const char *name)
-{
-    struct sweep *s = context;
-    char id[NEF_RESPONSE_ID_BYTES];
-    size_t bytes = strncmp(name, "r/", 2) == 0 ? strcspn(name + 2, "/") : 0;
-    uint64_t made;
-
-    if (bytes == 0 || bytes >= sizeof(id))
-        return true;
-    memcpy(id, name + 2, bytes);
-    id[bytes] = '\0';
-    made = made_s(id);
-    if (made == 0)
-        return true;
-    if (made + NEF_RESPONSES_KEPT_S > s->now_s || s->count == EXPIRE_MAX)
-        return false; /* all that follow are younger */
-    if (s->count == 0 || strcmp(s->ids[s->count - 1], id) != 0)
-        (void)strcpy(s->ids[s->count++], id);
-    return true;
-}
-
-static void sweep_job(void *arg)
-{
-    struct nef_responses *rs = arg;
-    struct sweep s = {.rs = rs, .now_s = nef_wall_ms() / 1000};
-    nef_err err = nef_keep_list(&rs->keep, "a/", "", see_marker, &s);
-
-    if (err != NEF_OK)
-        nef_trace(NEF_TRACE_WARN, "responses_not_swept", "e:err", (int)err, NULL);
-    responses_job_done(rs);
-}
-
-static void expire_job(void *arg)
-{
-    struct nef_responses *rs = arg;
-    struct sweep s = {.rs = rs, .now_s = nef_wall_ms() / 1000};
-    nef_err err = nef_keep_list(&rs->keep, "a/", "", see_stale, &s);
-
-    if (err == NEF_OK)
-        err = nef_keep_list(&rs->keep, "r/", "", see_old, &s);
-    for (uint32_t i = 0; err == NEF_OK && i < s.count && !atomic_load(&rs->quiesced); i++)
-        err = live_delete(rs, s.ids[i]);
-    if (s.count > 0 || err != NEF_OK)
-        nef_trace(NEF_TRACE_INFO, "responses_expired", "u:count", (uint64_t)s.count, "e:err", (int)err, NULL);
-    responses_job_done(rs);
 }
 
 /* ---- the thread ---- */
@@ -248,10 +132,23 @@ static void wait_a_while(struct nef_responses *rs) /* under the lock */
     (void)pthread_cond_timedwait(&rs->cond, &rs->lock, &until);
 }
 
+static void sweep_job(void *arg)
+{
+    responses_watch(arg);
+    responses_job_done(arg);
+}
+
+static void expire_job(void *arg)
+{
+    responses_expire(arg);
+    responses_job_done(arg);
+}
+
 static void *run(void *context)
 {
     struct nef_responses *rs = context;
     uint64_t swept = 0, woken = 0, expired = nef_now_ns();
+    const uint64_t pause = NEF_MIN(EXPIRE_NS, rs->options.kept_s * 1000 * MS / 20);
 
     (void)pthread_mutex_lock(&rs->lock);
     while (!rs->stopping) {
@@ -272,7 +169,7 @@ static void *run(void *context)
         }
         if (now - swept >= SWEEP_NS && !atomic_load(&rs->quiesced) && responses_job(rs, sweep_job, rs))
             swept = now;
-        if (now - expired >= EXPIRE_NS && !atomic_load(&rs->quiesced) && responses_job(rs, expire_job, rs))
+        if (now - expired >= pause && !atomic_load(&rs->quiesced) && responses_job(rs, expire_job, rs))
             expired = now;
         (void)usleep(PAUSE_US);
         (void)pthread_mutex_lock(&rs->lock);

@@ -6,7 +6,8 @@
  *   responses_live.c           an answer while it is being made: table, run, putting away
  *   responses_pieces.c         its pieces in the log: owning, following, taking over
  *   responses_http.c           endpoints; responses_work.c: what they do in workers
- *   responses.c                start, stop, the sweep
+ *   responses_sweep.c          what is unfinished, what is too old
+ *   responses.c                start, stop, the thread
  *
  * A stored response (`store`, which is the preset) is a head (request and owner), then a log of its own of numbered
  * pieces, each an object that must not exist before: so of two zones that append, one loses, and who owns a response
@@ -46,6 +47,7 @@ struct nef_responses_options {
     struct nef_limits *limits;
     const char *zone;
     uint32_t cells;
+    uint64_t kept_s; /* a response is deleted when it is so old */
     /* Rights and run options of a stored response's owner, for an answer that is taken over. NEF_E_NOT_FOUND,
      * NEF_E_DENIED: disabled, or without rights by now: the response fails. Blocking. */
     nef_err (*user)(void *context, const char *access_key, struct nef_ai_user *out_user);

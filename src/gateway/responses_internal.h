@@ -134,11 +134,19 @@ bool live_load_final(struct live *l);
 void live_kick(struct nef_responses *rs); /* the thread, now */
 void live_name(const char *id, const char *what, char out[NEF_KEEP_NAME_BYTES]);
 void live_piece_name(const char *id, uint32_t piece, char out[NEF_KEEP_NAME_BYTES]);
-/* Take a response and all that belongs to it away. Blocking. */
-nef_err live_delete(struct nef_responses *rs, const char *id);
+/* Take a response and all that belongs to it away; cut short, a sweep ends it. ended: nobody writes to it any more;
+ * else a sweep looks again. Blocking. */
+nef_err live_delete(struct nef_responses *rs, const char *id, bool ended);
+/* What is left of one whose records are all in f. Blocking. */
+nef_err live_tidy(struct nef_responses *rs, const char *id);
 /* Run FN(arg) in a worker, counted; false: it isn't. */
 bool responses_job(struct nef_responses *rs, void (*fn)(void *arg), void *arg);
 void responses_job_done(struct nef_responses *rs);
+
+/* ---- responses_sweep.c: in a worker ---- */
+
+void responses_watch(struct nef_responses *rs);  /* follow what isn't finished */
+void responses_expire(struct nef_responses *rs); /* delete what is too old, or was left behind */
 
 /* ---- responses_http.c ---- */
 

@@ -406,6 +406,19 @@ static nef_err is_over(struct live *l, bool *out_wait)
     return err;
 }
 
+/* Then nobody wants to know how it goes on. */
+static bool is_deleted(struct live *l)
+{
+    char name[NEF_KEEP_NAME_BYTES];
+    json_t *head = NULL;
+    nef_err err;
+
+    live_name(l->id, "h", name);
+    err = nef_keep_get(&l->rs->keep, name, false, &head);
+    json_decref(head);
+    return err == NEF_E_NOT_FOUND;
+}
+
 /* It counts here before it is computed here. */
 static nef_err start_adopted(struct live *l, const struct nef_ai_user *user)
 {
@@ -437,7 +450,7 @@ void live_resume_job(void *arg)
     nef_err err = is_over(l, &wait);
 
     (void)pthread_mutex_lock(&l->lock);
-    cancelled = l->cancel_wanted;
+    cancelled = l->cancel_wanted || (!wait && err != NEF_OK && is_deleted(l));
     if (wait) {
         l->resumed_ns = nef_now_ns();
     } else if (err == NEF_OK) {
@@ -540,11 +553,9 @@ void live_put_away_job(void *arg)
     if (err == NEF_OK)
         err = nef_keep_put(&rs->keep, name, records, false);
     if (err == NEF_OK)
-        err = delete_all(rs, l->id, "p/", false);
+        err = live_tidy(rs, l->id);
     else if (err == NEF_E_NOT_FOUND) /* it was deleted while it was made */
-        err = delete_all(rs, l->id, "", true);
-    if (err == NEF_OK)
-        err = delete_marker(rs, l->id);
+        err = live_delete(rs, l->id, true);
     json_decref(records);
     json_decref(head);
     if (err != NEF_OK)
@@ -558,14 +569,26 @@ void live_put_away_job(void *arg)
     responses_job_done(rs);
 }
 
-nef_err live_delete(struct nef_responses *rs, const char *id)
+nef_err live_tidy(struct nef_responses *rs, const char *id)
+{
+    nef_err err = delete_all(rs, id, "p/", false);
+
+    return err != NEF_OK ? err : delete_marker(rs, id);
+}
+
+nef_err live_delete(struct nef_responses *rs, const char *id, bool ended)
 {
     char name[NEF_KEEP_NAME_BYTES];
+    json_t *empty = json_object();
     nef_err err;
 
-    live_name(id, "h", name); /* first: without it there is no response */
-    err = nef_keep_delete(&rs->keep, name);
+    (void)snprintf(name, sizeof(name), "a/%s", id); /* what is begun is ended by a sweep, if not here */
+    err = empty == NULL ? NEF_E_NOMEM : nef_keep_put(&rs->keep, name, empty, false);
+    json_decref(empty);
+    live_name(id, "h", name); /* then this: without it there is no response */
     if (err == NEF_OK)
-        err = delete_marker(rs, id);
-    return err != NEF_OK ? err : delete_all(rs, id, "", true);
+        err = nef_keep_delete(&rs->keep, name);
+    if (err == NEF_OK)
+        err = delete_all(rs, id, "", true);
+    return err != NEF_OK || !ended ? err : delete_marker(rs, id);
 }

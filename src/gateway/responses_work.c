@@ -398,7 +398,7 @@ static void delete (struct nef_responses_call *c)
 {
     struct live *l = NULL;
     json_t *head = NULL;
-    bool ended;
+    bool ended = false;
     nef_err err = read_head(c, c->id, &head);
 
     if (err == NEF_OK)
@@ -411,7 +411,7 @@ static void delete (struct nef_responses_call *c)
         if (!ended) /* whoever makes it finds that it is gone when it ends */
             live_cancel(l);
         live_unref(l);
-        err = live_delete(c->rs, c->id);
+        err = live_delete(c->rs, c->id, ended);
     }
     if (err != NEF_OK)
         refuse_err(c, err);

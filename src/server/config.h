@@ -87,6 +87,7 @@ struct nef_ai_config {
     uint32_t peer_count;
     uint32_t connections; /* to the AI listener */
     uint32_t queue_factor;
+    uint64_t responses_kept_ns; /* stored responses are deleted when they are so old */
     char *socket_dir; /* NULL: the data directory; of the engines' sockets */
     struct {
         uint64_t probe_ns;         /* between two probes of a backend */

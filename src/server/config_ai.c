@@ -110,6 +110,9 @@ static const struct nef_config_field ai_fields[] = {
     {.name = "connections", AI(connections, INT), .preset = "16384", .min = 16, .max = 1u << 20},
     {.name = "queue_factor", AI(queue_factor, INT), .preset = "16", .min = 1, .max = 10000,
      .help = "requests under way for each slot of an engine; more are refused, low priorities first"},
+    {.name = "responses_kept", AI(responses_kept_ns, DURATION), .preset = "30d", .min = NS_PER_S, .max = 87600 * NS_PER_H,
+     .help = "answers stored by /v1/responses are deleted when they are so old; the same in all zones, else the\n"
+             "shortest counts"},
     {.name = "sockets", AI(socket_dir, PATH), .help = "directory of the engines' sockets; without it, data"},
     {.name = "timing", .kind = NEF_CONFIG_MAP, .map = &timing},
     {.name = "engine", AI(engine, MAP), .map = &engine, .flag = NEF_CONFIG_FLAG(struct nef_ai_config, has_engine),

@@ -165,6 +165,37 @@ def test_a_hostile_target_is_refused(region):
     assert call(region, "a", "GET", "/v1/responses/resp_00?starting_after=-1")[0] == 400
 
 
+def test_responses_expire_in_both_zones():
+    """After responses_kept (30 days, here seconds) they are gone from both zones and from the log's objects; what isn't finished
+    stays until it is."""
+    with ScriptEngine() as engine:
+        def edit(r):
+            use(r, a=engine, b=engine)
+            for zone in "ab":
+                r.configure(zone, {"ai": {"responses_kept": "6s"}})
+        region = Region(edit=edit)
+        try:
+            region.up()
+            wait_models(region)
+            ask = {"model": "script", "input": "hello"}
+            _, old, _ = call(region, "a", "POST", "/v1/responses", ask)
+            _, long, _ = call(region, "b", "POST", "/v1/responses", dict(ask, background=True, input=json.dumps(
+                {"words": 900, "delay": 0.01})))
+            assert call(region, "b", "GET", "/v1/responses/" + old["id"])[1] == old
+            wait_for(lambda: not [k for k in objects(region) if old["id"] in k], 20)
+            assert time.time() - old["created_at"] >= 6
+            for zone in "ab":
+                assert call(region, zone, "GET", "/v1/responses/" + old["id"])[0] == 404
+            status, error, _ = call(region, "a", "POST", "/v1/responses", dict(ask, previous_response_id=old["id"]))
+            assert status == 400 and error["error"]["code"] == "previous_response_not_found"
+            done = wait_for(lambda: (lambda r: r if r["status"] == "completed" else None)(
+                call(region, "a", "GET", "/v1/responses/" + long["id"])[1]), 30)
+            assert done["usage"]["output_tokens"] == 900
+            wait_for(lambda: not objects(region), 20)
+        finally:
+            region.down()
+
+
 @pytest.fixture(scope="module")
 def built_in():
     model = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data", "infer", "qwen3-nano-Q8_0.gguf")
