@@ -377,17 +377,23 @@ static void get(struct nef_responses_call *c)
     }
 }
 
+/* As OpenAI: only what runs in the background; what has ended is given as it is. */
 static void cancel(struct nef_responses_call *c)
 {
     struct live *l = NULL;
     json_t *head = NULL;
     nef_err err = read_head(c, c->id, &head);
+    bool background = json_is_true(json_object_get(json_object_get(head, "request"), "background"));
 
-    if (err == NEF_OK)
+    if (err == NEF_OK && background)
         err = find(c, c->id, head, &l);
     json_decref(head);
     if (err != NEF_OK) {
         refuse_err(c, err);
+        return;
+    }
+    if (!background) {
+        ask_refuse(c, 400, "", "", "Cannot cancel a synchronous response.");
         return;
     }
     live_cancel(l);

@@ -144,6 +144,25 @@ def test_what_is_kept_is_put_away_and_deleted(region):
     assert not [k for k in objects(region) if made["id"] in k]
 
 
+def test_what_is_deleted_while_it_is_made_leaves_nothing(region):
+    """Nor does the other zone go on with it when its owner dies with the deletion."""
+    for victim in ("", "a"):
+        _, made, _ = call(region, "a", "POST", "/v1/responses", {
+            "model": "script", "background": True, "input": json.dumps({"words": 3000, "delay": 0.01})})
+        wait_for(lambda: call(region, "b", "GET", "/v1/responses/" + made["id"])[1]["output"], 10)
+        if victim:
+            region.stop_zone(victim, "--kill")
+        assert wait_for(lambda: call(region, "b", "DELETE", "/v1/responses/" + made["id"])[1].get("deleted"), 10)
+        wait_for(lambda: not [k for k in objects(region) if made["id"] in k and not k.startswith("a/")], 10)
+        asked = [len(e.requests) for e in region.engines.values()]
+        time.sleep(5)
+        assert not [k for k in objects(region) if made["id"] in k and not k.startswith("a/")]
+        assert [len(e.requests) for e in region.engines.values()] == asked
+        if victim:
+            region.start_zone(victim)
+            region.wait_durability()
+
+
 def test_a_client_that_leaves_ends_what_isnt_stored(region):
     c = http.client.HTTPConnection(ai(region, "a").split("//")[1], timeout=10)
     c.request("POST", "/v1/responses", json.dumps({

@@ -15,6 +15,7 @@ const model = "script";
 const words = (n) => Array.from({ length: n }, (_, i) => `w${i} `).join("");
 const events = async (stream) => { const all = []; for await (const e of stream) all.push(e); return all; };
 const text = (all) => all.filter((e) => e.type === "response.output_text.delta").map((e) => e.delta).join("");
+const bare = ({ output_text, ...response }) => response; // some of the package's methods add it
 const numbered = (all) => assert.deepEqual(all.map((e) => e.sequence_number), all.map((_, i) => i));
 
 const one = await a.responses.create({ model, input: "hello", instructions: "Be brief.", metadata: { a: "b" } });
@@ -94,8 +95,57 @@ for (const zone of [a, b]) {
   const said = cancelled.output[0].content[0].text;
   assert(said.length > 0 && words(2000).startsWith(said));
   assert.deepEqual(await a.responses.retrieve(long.id), await b.responses.retrieve(long.id));
+  for (const again of [a, b]) // twice is as good as once
+    assert.deepEqual(await again.responses.cancel(long.id), cancelled);
 }
-passed("cancelled from either zone");
+const atOnce = await a.responses.create({ model, input: '{"words": 2000, "delay": 0.01}', background: true });
+assert.equal((await b.responses.cancel(atOnce.id)).status, "cancelled");
+assert.deepEqual(bare(await a.responses.cancel(state.id)), bare(state)); // it was complete, and stays so
+const sync = await refused(a.responses.cancel(one.id));
+assert.equal(sync.status, 400);
+assert.equal(sync.type, "invalid_request_error");
+assert.match(sync.message, /Cannot cancel a synchronous response/);
+assert.equal((await refused(a.responses.cancel("resp_00"))).status, 404);
+passed("cancelled from either zone, twice, too late, and what can't be");
+
+// whoever reads it sees it end: there is no event of its own for that
+for (const zone of [a, b]) {
+  const long = await a.responses.create({ model, input: '{"words": 2000, "delay": 0.01}', background: true });
+  const reading = [a, b].map(async (z) => events(await z.responses.retrieve(long.id, { stream: true })));
+  await new Promise((r) => setTimeout(r, 500));
+  const cancelled = await zone.responses.cancel(long.id);
+  const [seen, too] = await Promise.all(reading);
+  assert.deepEqual(seen, too);
+  numbered(seen);
+  assert.equal(seen.at(-1).type, "response.incomplete");
+  assert.deepEqual(seen.at(-1).response, bare(cancelled));
+  assert.equal(cancelled.incomplete_details, null);
+  assert.equal(cancelled.error, null);
+  assert.deepEqual(seen.slice(-4, -1).map((e) => e.type),
+    ["response.output_text.done", "response.content_part.done", "response.output_item.done"]);
+  assert.equal(seen.at(-2).item.status, "incomplete");
+  assert.equal(text(seen), cancelled.output[0].content[0].text);
+}
+passed("the stream of one that is cancelled");
+
+for (const zone of [a, b]) {
+  const long = await a.responses.create({ model, input: '{"words": 2000, "delay": 0.01}', background: true });
+  const reading = [a, b].map(async (z) => events(await z.responses.retrieve(long.id, { stream: true })));
+  await new Promise((r) => setTimeout(r, 500));
+  await zone.responses.delete(long.id);
+  for (const z of [a, b]) {
+    assert.equal((await refused(z.responses.retrieve(long.id))).status, 404);
+    assert.equal((await refused(z.responses.cancel(long.id))).status, 404);
+    assert.equal((await refused(z.responses.delete(long.id))).status, 404);
+  }
+  for (const seen of await Promise.all(reading)) { // both end long before the answer would have
+    numbered(seen);
+    assert.equal(seen.at(-1).response.status, "cancelled");
+    assert(words(1000).startsWith(text(seen)));
+  }
+  assert.equal((await refused(b.responses.retrieve(long.id))).status, 404);
+}
+passed("deleted while it is made");
 
 await b.responses.delete(one.id);
 assert.equal((await refused(a.responses.retrieve(one.id))).status, 404);

@@ -549,30 +549,48 @@ static void settle_down(void)
         step();
 }
 
+/* Zones are stopped and cut off, and killed if KILLS; then there is peace, and the answer is whole. Returns claims. */
+static unsigned go_wrong(uint64_t seed, bool kills)
+{
+    begin(seed);
+    for (unsigned steps = 0; !over() && steps < 200000; steps++) {
+        struct zone *z = &w.zones[draw(ZONES)];
+
+        step();
+        if (w.now > 1060000 * MS) /* after a minute */
+            continue;
+        if (z->live != NULL && draw(400) == 0)
+            z->paused_until = w.now + draw(8000) * MS;
+        if (z->live != NULL && draw(400) == 0)
+            z->cut_until = w.now + draw(8000) * MS;
+        if (kills && z->live != NULL && draw(400) == 0)
+            kill_zone(z);
+        w.at = z;
+        if (z->live == NULL && draw(100) == 0)
+            boot(z, LIVE_FOLLOW);
+    }
+    for (unsigned i = 0; i < ZONES; i++)
+        if (w.zones[i].live == NULL)
+            boot(&w.zones[i], LIVE_FOLLOW);
+    for (unsigned steps = 0; !over() && steps < 20000; steps++)
+        step();
+    if (!over())
+        fail_msg("seed %lu: it never ends", (unsigned long)seed);
+    expect_whole(&w.zones[0]);
+    expect_whole(&w.zones[1]);
+    settle_down(); /* who was lost hears of it */
+    expect_paid();
+    end();
+    return w.claims;
+}
+
 static void each_token_is_paid_once(void **state)
 {
     unsigned claims = 0;
 
     (void)state;
-    for (uint64_t seed = 1; seed <= 40; seed++) {
-        begin(seed);
-        for (unsigned steps = 0; !over() && steps < 200000; steps++) {
-            struct zone *z = &w.zones[draw(ZONES)];
-
-            step();
-            if (w.now > 1060000 * MS)
-                continue;
-            if (draw(300) == 0)
-                z->paused_until = w.now + draw(8000) * MS;
-            if (draw(300) == 0)
-                z->cut_until = w.now + draw(8000) * MS;
-        }
-        assert_true(over());
-        settle_down(); /* who was lost hears of it */
-        expect_paid();
-        claims += w.claims;
-        end();
-    }
+    for (uint64_t seed = 1; seed <= 40; seed++)
+        claims += go_wrong(seed, false);
     assert_true(claims > 20);
 }
 
@@ -581,38 +599,8 @@ static void anything_goes_wrong(void **state)
     unsigned claims = 0;
 
     (void)state;
-    for (uint64_t seed = 1; seed <= 60; seed++) {
-        begin(seed);
-        for (unsigned steps = 0; !over() && steps < 200000; steps++) {
-            struct zone *z = &w.zones[draw(ZONES)];
-
-            step();
-            if (w.now > 1060000 * MS) /* after a minute there is peace */
-                continue;
-            if (z->live != NULL && draw(400) == 0)
-                z->paused_until = w.now + draw(8000) * MS;
-            if (z->live != NULL && draw(400) == 0)
-                z->cut_until = w.now + draw(8000) * MS;
-            if (z->live != NULL && draw(400) == 0)
-                kill_zone(z);
-            w.at = z;
-            if (z->live == NULL && draw(100) == 0)
-                boot(z, LIVE_FOLLOW);
-        }
-        for (unsigned i = 0; i < ZONES; i++)
-            if (w.zones[i].live == NULL)
-                boot(&w.zones[i], LIVE_FOLLOW);
-        for (unsigned steps = 0; !over() && steps < 20000; steps++)
-            step();
-        if (!over())
-            fail_msg("seed %lu: it never ends", (unsigned long)seed);
-        expect_whole(&w.zones[0]);
-        expect_whole(&w.zones[1]);
-        settle_down();
-        expect_paid();
-        claims += w.claims;
-        end();
-    }
+    for (uint64_t seed = 1; seed <= 60; seed++)
+        claims += go_wrong(seed, true);
     assert_true(claims > 60);
 }
 
@@ -673,11 +661,38 @@ static void an_owner_without_rights(void **state)
     end();
 }
 
+/* Its owner dies, and it is deleted: nobody computes what nobody can ask for, and nothing of it stays. */
+static void deleted_when_its_owner_is_lost(void **state)
+{
+    char name[NEF_KEEP_NAME_BYTES];
+    struct object *head;
+
+    (void)state;
+    begin(4);
+    for (unsigned i = 0; i < 100; i++)
+        step();
+    live_name(ID, "h", name);
+    head = object_of(name);
+    json_decref(head->value);
+    head->value = NULL;
+    kill_zone(&w.zones[0]);
+    for (unsigned i = 0; i < 20000 && !w.zones[1].live->ended; i++)
+        step();
+    assert_string_equal(status_of(&w.zones[1]), "cancelled");
+    settle_down();
+    for (unsigned i = 0; i < w.object_count; i++)
+        assert_null(w.objects[i].value);
+    end();
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(peace), cmocka_unit_test(cancelled_from_afar), cmocka_unit_test(an_owner_without_rights),
-        cmocka_unit_test(each_token_is_paid_once), cmocka_unit_test(anything_goes_wrong)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(peace),
+                                       cmocka_unit_test(cancelled_from_afar),
+                                       cmocka_unit_test(an_owner_without_rights),
+                                       cmocka_unit_test(deleted_when_its_owner_is_lost),
+                                       cmocka_unit_test(each_token_is_paid_once),
+                                       cmocka_unit_test(anything_goes_wrong)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
