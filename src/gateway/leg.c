@@ -272,6 +272,8 @@ static void on_refused(struct leg *leg, uint64_t now)
                  0);
         return;
     }
+    if (is_refusal(leg->status) && leg->splice != NULL)
+        nef_splice_refused(leg->splice);
     if (!is_refusal(leg->status) && leg->status < 500 && leg->status != 429) {
         /* our key, say: not the client's to read */
         json_decref(leg->last_error);

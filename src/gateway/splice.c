@@ -101,12 +101,43 @@ static int set_text(json_t *body, const char *name, const struct nef_buf *text)
     return json_object_set_new(body, name, json_stringn((const char *)text->data, text->bytes));
 }
 
+/* What makes an engine hold its answer to a grammar: OpenAI's name, and those of vLLM, SGLang and llama.cpp. */
+static const char *const constraints[] = {
+    "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+    "structural_tag",  "json_schema",        "regex",       "ebnf",         "grammar",
+};
+
+static bool has_constraint(const json_t *body)
+{
+    for (size_t i = 0; i < NEF_COUNT(constraints); i++) {
+        const json_t *value = json_object_get(body, constraints[i]);
+        const char *type = json_string_value(json_object_get(value, "type"));
+
+        if (value != NULL && !json_is_null(value) && (type == NULL || strcmp(type, "text") != 0))
+            return true;
+    }
+    return false;
+}
+
+/* Behind the beginning of an answer a grammar would begin anew in the middle of it. */
+static int drop_constraints(json_t *body)
+{
+    const json_t *choice = json_object_get(body, "tool_choice");
+    const char *word = json_string_value(choice);
+
+    for (size_t i = 0; i < NEF_COUNT(constraints); i++)
+        (void)json_object_del(body, constraints[i]);
+    if (choice == NULL || (word != NULL && strcmp(word, "none") == 0))
+        return 0;
+    return json_object_set_new(body, "tool_choice", json_string("auto"));
+}
+
 static nef_err ask_chat_text(struct nef_splice *s, json_t *body)
 {
     const json_t *messages = json_object_get(s->body, "messages");
     json_t *more = json_is_array(messages) ? json_copy((json_t *)(uintptr_t)messages) : NULL;
     struct nef_buf text = {.max = 2 * NEF_AI_ANSWER_MAX};
-    json_t *last = json_object(), *format = json_object_get(body, "response_format");
+    json_t *last = json_object();
     bool bad;
 
     if (more == NULL || last == NULL) {
@@ -136,11 +167,6 @@ static nef_err ask_chat_text(struct nef_splice *s, json_t *body)
     nef_buf_free(&text);
     json_decref(more);
     json_decref(last);
-    /* A grammar would begin anew in the middle of the text. */
-    if (format != NULL)
-        (void)json_object_del(body, "response_format");
-    if (!bad && json_object_get(body, "tool_choice") != NULL)
-        bad = json_object_set_new(body, "tool_choice", json_string("auto")) != 0;
     return bad ? NEF_E_NOMEM : NEF_OK;
 }
 
@@ -191,6 +217,11 @@ static nef_err ask_text(struct nef_splice *s, json_t *body)
         return err;
     s->tokens_before = given;
     nef_splice_seam_begin(s);
+    /* In a thought the answer itself hasn't begun, and an engine that thought before it obeyed does so again. */
+    if (s->seam.mode == NEF_SEAM_THINKING && !s->asked_built_in && !s->refused)
+        s->seam.constrained = has_constraint(body);
+    else if (drop_constraints(body) != 0)
+        return NEF_E_NOMEM;
     return NEF_OK;
 }
 
@@ -258,6 +289,11 @@ out:
     else
         json_decref(body);
     return err;
+}
+
+void nef_splice_refused(struct nef_splice *s)
+{
+    s->refused = true;
 }
 
 /* ---- taking ---- */
@@ -438,7 +474,8 @@ static nef_err take_choice(struct nef_splice *s, json_t *choice, bool *out_give)
     } else if (said) {
         s->ids_whole = false;
     }
-    if (said && (!s->asked_built_in || id_count == 0))
+    /* ids of text that the seam keeps back count, too: there is no going on from them */
+    if ((said && id_count == 0) || (!s->asked_built_in && (said || id_count > 0)))
         s->ids_built_in = false;
     if (said || id_count > 0)
         s->pieces += id_count > 0 ? id_count : 1;

@@ -7,7 +7,9 @@
  *           with the same seed, and gives exactly the bytes that it would have given
  *   text    others: a chat gets the answer so far as its last message (continue_final_message), a completion as the end
  *           of its prompt. No text is lost, doubled or reordered; but the tokens at the seam may be others than without
- *           the loss, because text is cut into tokens anew, and a schema isn't enforced behind the seam (docs/gateway.md)
+ *           the loss, because text is cut into tokens anew. What holds an engine to a grammar (response_format and the
+ *           like, a forced tool_choice) is asked for again while the model thinks, and not behind the beginning of the
+ *           answer, where a grammar would begin anew (docs/gateway.md)
  *
  * The text of an answer is kept in Qwen's own form (Hermes): <think>, <tool_call>. In the text way a backend that goes
  * on in the middle of such a block gives the rest of it as plain content; it is put where it belongs here.
@@ -40,6 +42,9 @@ void nef_splice_free(struct nef_splice *s); /* wipes; NULL is accepted */
  * max_tokens); NEF_E_UNSUPPORTED: it can't go on there; NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_splice_request(struct nef_splice *s, const struct nef_splice_backend *backend,
                                           json_t **out_body);
+
+/* The backend refused that body as wrong. Some don't take a grammar with a message to continue: the next is without. */
+void nef_splice_refused(struct nef_splice *s);
 
 /* An event of the stream, parsed. *out_chunk: the chunk for the client, new, or NULL: nothing to give. Its choice has
  * index 0. Errors: NEF_E_PROTOCOL: no backend that works says such a thing; NEF_E_UNAVAILABLE: it is an error object;

@@ -19,7 +19,8 @@ struct nef_splice_call {
 /* Where a text-way try goes on. */
 enum nef_seam_mode {
     NEF_SEAM_NONE,
-    NEF_SEAM_THINKING,  /* content is reasoning until </think> */
+    NEF_SEAM_THINKING, /* content is reasoning until </think> */
+    NEF_SEAM_EITHER, /* the rest of a thought, or an answer that began at once: kept until </think> or the end tells */
     NEF_SEAM_ARGUMENTS, /* content is the rest of a call's arguments, until they are whole */
     NEF_SEAM_CALL_END,  /* content is dropped until </tool_call> */
     NEF_SEAM_REPEATED,  /* the backend gives the unfinished call again, from its beginning: what was given is dropped */
@@ -38,6 +39,7 @@ struct nef_splice {
     bool ids_whole;    /* ids are those of all that was given */
     bool ids_built_in; /* and they are the built-in engine's */
     bool given_any, finished;
+    bool refused; /* a backend refused to go on: it is asked for less */
     /* of this try */
     enum nef_splice_way way;
     bool asked_built_in, role_seen, usage_told;
@@ -48,6 +50,7 @@ struct nef_splice {
         enum nef_seam_mode mode;
         struct nef_buf held; /* a piece that may be the beginning of a tag */
         size_t repeated;     /* bytes of the arguments that came again */
+        bool constrained;    /* THINKING: nothing came yet, and the answer is to be JSON or the like */
     } seam;
 };
 

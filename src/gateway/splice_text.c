@@ -7,6 +7,9 @@
  *   thinking   -- </think> --> blank lines --> content
  *   arguments  -- their object is whole --> call end -- </tool_call> --> blank lines --> content
  *
+ * An engine that is to answer in JSON and doesn't see that it is thinking answers at once. A { is therefore the
+ * beginning of that, or a thought's draft of it: it is kept back until </think> comes, or doesn't.
+ *
  * Some parse the message that they continue, too, and give the call a second time: then what was given is compared, not
  * trusted, and a difference ends the try. */
 #include <string.h>
@@ -70,6 +73,8 @@ void nef_splice_seam_begin(struct nef_splice *s)
 {
     s->seam.mode = NEF_SEAM_NONE;
     s->seam.repeated = 0;
+    s->seam.constrained = false;
+    s->seam.held.max = NEF_AI_ANSWER_MAX;
     nef_buf_reset(&s->seam.held);
     s->calls_before = s->call_count;
     if (s->call_count > 0 && !s->calls[s->call_count - 1].whole)
@@ -129,6 +134,41 @@ static size_t until_tag(struct nef_buf *held, const char *text, size_t bytes, co
     return used;
 }
 
+/* TEXT up to </think> goes behind what is held, without the tag. Returns bytes used. */
+static size_t keep_back(struct nef_buf *held, const char *text, size_t bytes, bool *out_found)
+{
+    size_t before = held->bytes, from, tag = strlen(think_end);
+    const char *at;
+
+    nef_buf_append(held, text, bytes);
+    if (held->failed)
+        return bytes;
+    from = before < tag ? 0 : before - tag + 1; /* it may have begun in the piece before */
+    at = memmem(held->data + from, held->bytes - from, think_end, tag);
+    *out_found = at != NULL;
+    if (at == NULL)
+        return bytes;
+    from = (size_t)(at - (const char *)held->data);
+    held->bytes = from;
+    return from + tag - before;
+}
+
+/* The first content of a constrained answer behind a seam in a thought. Returns bytes used. */
+static size_t decide(struct nef_splice *s, const char *text, size_t bytes)
+{
+    size_t blank = 0;
+
+    while (blank < bytes && text[blank] != '\0' && strchr(" \n\r\t", text[blank]) != NULL)
+        blank++;
+    nef_buf_append(&s->seam.held, text, blank);
+    if (blank < bytes) {
+        s->seam.constrained = false;
+        if (text[blank] == '{' || text[blank] == '[')
+            s->seam.mode = NEF_SEAM_EITHER;
+    }
+    return blank;
+}
+
 static void walk(struct nef_splice *s, struct nef_splice_call *scan, const char *text, size_t bytes, struct parts *out)
 {
     while (bytes > 0) {
@@ -140,7 +180,19 @@ static void walk(struct nef_splice *s, struct nef_splice_call *scan, const char 
         case NEF_SEAM_REPEATED:
             nef_buf_append(&out->content, text, bytes);
             break;
+        case NEF_SEAM_EITHER:
+            used = keep_back(&s->seam.held, text, bytes, &found);
+            if (found) {
+                nef_buf_append(&out->reasoning, s->seam.held.data, s->seam.held.bytes);
+                nef_buf_reset(&s->seam.held);
+                s->seam.mode = NEF_SEAM_BLANK;
+            }
+            break;
         case NEF_SEAM_THINKING:
+            if (s->seam.constrained) {
+                used = decide(s, text, bytes);
+                break;
+            }
             used = until_tag(&s->seam.held, text, bytes, think_end, &out->reasoning, &found);
             if (found)
                 s->seam.mode = NEF_SEAM_BLANK;
@@ -256,6 +308,8 @@ nef_err nef_splice_seam(struct nef_splice *s, json_t *choice)
         walk(s, &scan, json_string_value(content), json_string_length(content), &out);
     if (err == NEF_OK && json_is_string(json_object_get(choice, "finish_reason")) && s->seam.mode == NEF_SEAM_THINKING)
         nef_buf_append(&out.reasoning, s->seam.held.data, s->seam.held.bytes);
+    if (err == NEF_OK && json_is_string(json_object_get(choice, "finish_reason")) && s->seam.mode == NEF_SEAM_EITHER)
+        nef_buf_append(&out.content, s->seam.held.data, s->seam.held.bytes);
     if (err == NEF_OK && out.arguments.bytes > 0) {
         json_t *call = json_pack("{s:i, s:{s:s%}}", "index", (int)s->calls_before - 1, "function", "arguments",
                                  (const char *)out.arguments.data, out.arguments.bytes);

@@ -6,7 +6,7 @@
 Its answer to a chat or completion is the words w0 w1 w2 ... (max_tokens of them; without that the answer ends
 behind w19), one a chunk, so that a lost, doubled or reordered token shows. A chat that goes on
 (continue_final_message) or a completion whose prompt ends with such words goes on behind the last one. What the
-user's message says changes that: THINK puts half of the words into reasoning_content, TOOL makes them the argument
+user's message says changes that: FORMAT makes it JSON where response_format asks for it; THINK puts half of the words into reasoning_content, TOOL makes them the argument
 of a tool call; continued, the rest of both comes as plain text, as with vLLM's parsers.
 
 POST /control {"mode", "after", "times", "delay", "first_delay"} sets how it fails: the next TIMES requests, each
@@ -40,6 +40,26 @@ def rest_of_tool(text, total):
     return "".join(f"w{i} " for i in range(done, total)) + '"}}\n</tool_call>'
 
 
+def formatted(body, user, so_far, half):
+    """FORMAT: an answer that is JSON only if response_format asks for it, as an engine with a grammar gives it. The grammar knows
+    nothing of what the message holds already: asked for in the middle of the answer it begins anew. In the middle of a thought it
+    waits for its end, or with EAGER doesn't see that there is one."""
+    answer = json.dumps({"text": "".join(f"w{i} " for i in range(10))}) if "response_format" in body else "not JSON at all"
+    pieces = re.findall(r".{1,4}", answer)
+    if so_far and "<think>" in so_far and "</think>" not in so_far:
+        thought = "".join(f"w{i} " for i in range(words_behind(so_far), half)) + "\n</think>\n\n"
+        thought = [] if "EAGER" in user and "response_format" in body else re.findall(r".{1,5}", thought, re.S)
+        return [("content", p) for p in thought + pieces]
+    if so_far:
+        given = so_far.split("</think>\n\n")[-1]
+        if "response_format" not in body:
+            answer = json.dumps({"text": "".join(f"w{i} " for i in range(10))})
+            assert answer.startswith(given)
+            answer = answer[len(given):]
+        return [("content", p) for p in re.findall(r".{1,4}", answer)]
+    return [("reasoning", f"w{i} ") for i in range(half)] + [("content", p) for p in pieces]
+
+
 def plan(body, chat):
     """Deltas of the answer: (kind, text); kind: content, reasoning, call (id and name), arguments; or raw text."""
     asked = body.get("max_tokens") or body.get("max_completion_tokens")
@@ -53,6 +73,8 @@ def plan(body, chat):
     so_far = messages[-1]["content"] if body.get("continue_final_message") else ""
     done = words_behind(so_far)
     end = done + asked if asked else 20
+    if "FORMAT" in user:
+        return formatted(body, user, so_far, int(re.search(r"THINK(\d+)", user).group(1)) if think else 0)
     if tool:
         n = int(re.search(r"TOOL(\d*)", user).group(1) or 10)
         if "<tool_call>" in so_far:

@@ -140,6 +140,26 @@ def test_thoughts_stay_thoughts(r, after):
     assert s.text[0] == "".join(f"w{i} " for i in range(10, 20))
 
 
+FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 8, 10])
+@pytest.mark.parametrize("prompt", ["FORMAT THINK8", "FORMAT THINK8 EAGER", "FORMAT"])
+def test_a_format_at_the_seam(r, prompt, after):
+    """It is asked for again until the answer has begun; behind that a grammar would begin anew, and it is left out."""
+    fail(r, "cut", after, times=1)
+    s = r.chat(prompt, zone="a", response_format=FORMAT)
+    assert s.error is None and json.loads(s.text[0]) == {"text": "".join(f"w{i} " for i in range(10))}
+    thought = "".join(f"w{i} " for i in range(after if "EAGER" in prompt and 0 < after < 8 else 8)) if "THINK" in prompt else ""
+    assert s.reasoning[0].strip() == thought.strip()
+    again = [b for f in r.fakes.values() for b in f.control()["bodies"] if b.get("continue_final_message")]
+    for b in again:
+        said = b["messages"][-1]["content"]
+        thinks = "<think>" in said and "</think>" not in said
+        assert b.get("response_format") == (FORMAT if thinks else None)
+    assert len(again) == (after > 0)
+
+
 def test_what_the_client_did_wrong_is_told(r):
     fail(r, "status", 400, times=1)
     s = r.chat(zone="a")

@@ -412,6 +412,113 @@ static void thoughts_cut_anywhere(void **state)
     }
 }
 
+#define FORMAT "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"n\",\"schema\":{}}}"
+#define CONSTRAINED \
+    "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"q\"}],\"tools\":[],\"guided_json\":{}," \
+    "\"tool_choice\":\"required\"," FORMAT "}"
+
+static void expect_constrained(json_t *body, bool constrained)
+{
+    assert_int_equal(json_object_get(body, "response_format") != NULL, constrained);
+    assert_int_equal(json_object_get(body, "guided_json") != NULL, constrained);
+    assert_string_equal(json_string_value(json_object_get(body, "tool_choice")), constrained ? "required" : "auto");
+    assert_non_null(json_object_get(body, "tools"));
+    drop(body);
+}
+
+/* A grammar is asked for again while the answer hasn't begun, and not in its middle. */
+static void constraints_at_the_seam(void **state)
+{
+    const struct nef_splice_backend other = {.built_in = false};
+    struct nef_splice *s = splice(NEF_AI_CHAT, CONSTRAINED);
+    json_t *body = NULL;
+
+    (void)state;
+    expect_constrained(ask(s, false), true);
+    free(give(s, "{\"reasoning_content\":\"hm\"}", ""));
+    expect_constrained(ask(s, false), true);
+    expect_constrained(ask(s, true), false); /* the built-in engine refuses to go on with one */
+    nef_splice_refused(s);
+    expect_constrained(ask(s, false), false); /* as did another */
+    nef_splice_free(s);
+    s = splice(NEF_AI_CHAT, CONSTRAINED);
+    drop(ask(s, false));
+    free(give(s, "{\"reasoning_content\":\"hm\"}", ""));
+    free(give(s, "{\"content\":\"{\"}", ""));
+    expect_constrained(ask(s, false), false);
+    nef_splice_free(s);
+    s = splice(NEF_AI_CHAT, "{\"model\":\"m\",\"messages\":[],\"tool_choice\":\"none\"}");
+    drop(ask(s, false));
+    free(give(s, "{\"content\":\"a\"}", ""));
+    body = ask(s, false);
+    assert_string_equal(json_string_value(json_object_get(body, "tool_choice")), "none"); /* no calls stays no calls */
+    drop(body);
+    nef_splice_free(s);
+    s = splice(NEF_AI_COMPLETION, "{\"model\":\"m\",\"prompt\":\"q\",\"regex\":\"a*\"," FORMAT "}");
+    drop(ask(s, false));
+    {
+        json_t *event = parse("{\"choices\":[{\"index\":0,\"text\":\"a\"}]}"), *chunk = NULL;
+
+        assert_int_equal(nef_splice_take(s, event, &chunk), NEF_OK);
+        json_decref(event);
+        json_decref(chunk);
+    }
+    assert_int_equal(nef_splice_request(s, &other, &body), NEF_OK);
+    assert_null(json_object_get(body, "response_format"));
+    assert_null(json_object_get(body, "regex"));
+    drop(body);
+    nef_splice_free(s);
+}
+
+/* What comes behind a seam in a thought of an answer that is to be JSON: the rest of the thought, with JSON drafted in
+ * it, or the answer at once. */
+static void a_constrained_thought_goes_on(void **state)
+{
+    static const struct {
+        const char *rest, *content, *reasoning;
+    } cases[] = {
+        {"{\"a\": [1]}", "{\"a\": [1]}", "think"},
+        {"\n [1]", "\n [1]", "think"},
+        {"{\"a\"? no.\n</think>\n\n{\"a\": 1}", "{\"a\": 1}", "think{\"a\"? no.\n"},
+        {" so {</think>{}", "{}", "think so {"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < NEF_COUNT(cases); i++) {
+        const char *rest = cases[i].rest;
+
+        for (size_t piece = 1; piece <= strlen(rest); piece++) {
+            struct nef_splice *s = splice(NEF_AI_CHAT, CONSTRAINED);
+            char content[64] = "", reasoning[64] = "think";
+
+            drop(ask(s, false));
+            free(give(s, "{\"reasoning_content\":\"think\"}", ""));
+            drop(ask(s, false));
+            for (size_t at = 0; at <= strlen(rest); at += piece) {
+                size_t bytes = NEF_MIN(piece, strlen(rest) - at);
+                json_t *event = json_pack("{s:[{s:i, s:{s:s%}, s:s?}]}", "choices", "index", 0, "delta", "content",
+                                          rest + at, bytes, "finish_reason",
+                                          at + piece > strlen(rest) ? "stop" : NULL), *chunk = NULL;
+                const json_t *delta;
+
+                assert_non_null(event);
+                assert_int_equal(nef_splice_take(s, event, &chunk), NEF_OK);
+                delta = json_object_get(json_array_get(json_object_get(chunk, "choices"), 0), "delta");
+                if (json_object_get(delta, "content") != NULL)
+                    (void)strcat(content, json_string_value(json_object_get(delta, "content")));
+                if (json_object_get(delta, "reasoning_content") != NULL)
+                    (void)strcat(reasoning, json_string_value(json_object_get(delta, "reasoning_content")));
+                json_decref(event);
+                json_decref(chunk);
+            }
+            assert_true(nef_splice_finished(s));
+            assert_string_equal(content, cases[i].content);
+            assert_string_equal(reasoning, cases[i].reasoning);
+            nef_splice_free(s);
+        }
+    }
+}
+
 /* ---- whole answers ---- */
 
 static void a_whole_answer(void **state)
@@ -469,7 +576,8 @@ int main(void)
         cmocka_unit_test(what_no_backend_says),
         cmocka_unit_test(a_call_cut_anywhere),
         cmocka_unit_test(a_call_given_again),
-        cmocka_unit_test(thoughts_cut_anywhere),
+        cmocka_unit_test(thoughts_cut_anywhere), cmocka_unit_test(constraints_at_the_seam),
+        cmocka_unit_test(a_constrained_thought_goes_on),
         cmocka_unit_test(a_whole_answer),
     };
 
