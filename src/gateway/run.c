@@ -5,7 +5,7 @@
 #include <string.h>
 #include "base/assert.h"
 #include "base/limits.h"
-#include "base/siphash.h"
+#include "base/philox.h"
 #include "base/trace.h"
 #include "gateway/run_internal.h"
 #include "io/clock.h"
@@ -208,7 +208,9 @@ void run_chunk(struct nef_ai_run *run, struct leg *leg, json_t *chunk)
 
 /* ---- the start: what the body says ---- */
 
-/* The body of choice J of prompt I. */
+/* The body of choice J of prompt I. Each choice is a stream of its own with a seed of its own, which follows from the
+ * request's as in the built-in engine: so a choice is the same whoever splits the request, and whoever goes on with it.
+ * Other engines are given one that isn't negative (some take that for "any"). */
 static json_t *leg_body(const struct nef_ai_run *run, const json_t *prompts, uint32_t prompt, uint32_t choice,
                         uint64_t seed)
 {
@@ -262,9 +264,8 @@ static nef_err make_legs(struct nef_ai_run *run)
     run->leg_count = run->choices * prompt_count;
     for (uint32_t i = 0; i < run->leg_count && err == NEF_OK; i++) {
         struct leg *leg = &run->legs[i];
-        uint8_t key[16] = {0};
         uint32_t choice = i % run->choices;
-        uint64_t own = choice == 0 ? seed : 0;
+        uint64_t own = nef_choice_seed(seed, choice);
         json_t *body;
 
         leg->run = run;
@@ -273,9 +274,6 @@ static nef_err make_legs(struct nef_ai_run *run)
         nef_sse_init(&leg->sse, NEF_AI_EVENT_MAX);
         if (run->o.kind == NEF_AI_EMBEDDING)
             continue;
-        memcpy(key, &seed, sizeof(seed)); /* each choice has a seed of its own, which follows from the request's */
-        if (choice > 0)
-            own = nef_siphash(key, &choice, sizeof(choice));
         body = leg_body(run, prompts, i / run->choices, choice, own);
         err = body == NULL ? NEF_E_NOMEM : nef_splice_new(run->o.kind, body, own, &leg->splice);
         json_decref(body);

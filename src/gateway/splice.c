@@ -244,6 +244,7 @@ static nef_err ask_ids(struct nef_splice *s, json_t *body)
 static nef_err ask_common(const struct nef_splice *s, const struct nef_splice_backend *backend, json_t *body)
 {
     json_t *options = json_pack("{s:b}", "include_usage", 1);
+    const json_t *seed = json_object_get(body, "seed");
     bool bad = options == NULL || json_object_set(body, "stream_options", options) != 0 ||
                json_object_set_new(body, "stream", json_true()) != 0;
 
@@ -251,10 +252,9 @@ static nef_err ask_common(const struct nef_splice *s, const struct nef_splice_ba
     (void)json_object_del(body, "return_token_ids");
     if (!bad && backend->token_ids)
         bad = json_object_set_new(body, "return_token_ids", json_true()) != 0;
-    if (!bad && backend->built_in && json_is_null(json_object_get(body, "seed")))
-        (void)json_object_del(body, "seed");
-    if (!bad && backend->built_in && json_object_get(body, "seed") == NULL)
-        bad = json_object_set_new(body, "seed", json_integer((json_int_t)(s->seed & INT64_MAX))) != 0;
+    /* all 64 bits of it, as it splits a request itself; what is no integer it is to refuse */
+    if (!bad && backend->built_in && (seed == NULL || json_is_null(seed) || json_is_integer(seed)))
+        bad = json_object_set_new(body, "seed", json_integer((json_int_t)s->seed)) != 0;
     if (!bad && nef_splice_begun(s) && json_object_get(body, "echo") != NULL)
         bad = json_object_set_new(body, "echo", json_false()) != 0; /* it was given */
     return bad ? NEF_E_NOMEM : NEF_OK;

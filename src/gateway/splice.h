@@ -32,8 +32,8 @@ struct nef_splice_backend {
     bool token_ids; /* return_token_ids */
 };
 
-/* body: the request for this one choice (no `n`, one prompt); a reference is taken, it isn't changed. seed: for the
- * built-in engine if body has none. Errors: NEF_E_NOMEM. */
+/* body: the request for this one choice (no `n`, one prompt); a reference is taken, it isn't changed. seed: of
+ * this choice, for the built-in engine, whatever body says. Errors: NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_splice_new(enum nef_ai_kind kind, json_t *body, uint64_t seed,
                                       struct nef_splice **out_splice);
 void nef_splice_free(struct nef_splice *s); /* wipes; NULL is accepted */

@@ -1,15 +1,20 @@
 """Streams of the built-in engine over the loss of engines and of a zone: what the client reads is what it would have
 read. 20 kills at random places under load, 200 with NEF_SOAK=1; the pauses are measured at the client."""
 import concurrent.futures
+import http.client
+import json
 import os
 import random
 import signal
+import socket
 import statistics
 import threading
 import time
 
 import pytest
+import yaml
 
+from lib.chosen import chosen
 from lib.gateway import AiRegion
 from lib.region import send_signal, wait_for
 
@@ -86,6 +91,46 @@ def test_kills_at_random_places(r, alone):
         seen = sorted(pauses[number])
         print(f"{number.name}: median {statistics.median(seen):.2f} s, max {seen[-1]:.2f} s of {len(seen)}")
         assert statistics.median(seen) < limit * SLACK and seen[-1] < 2 * limit * SLACK
+
+
+def bare_engine(r, body):
+    """The choices that zone a's engine says when nobody splits the request for it."""
+    with open(r.path("config", "zone-a.yaml")) as f:
+        directory = os.open(yaml.safe_load(f)["data"], os.O_PATH)  # a socket's name may have 107 bytes
+    c = http.client.HTTPConnection("engine", timeout=60)
+    c.sock = socket.socket(socket.AF_UNIX)
+    c.sock.connect(f"/proc/self/fd/{directory}/engine-0.sock")
+    os.close(directory)
+    c.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+    a = c.getresponse()
+    data = a.read()
+    c.close()
+    assert a.status == 200, (a.status, data)
+    return json.loads(data)["choices"]
+
+
+THREE = {"model": "nano", "messages": [{"role": "user", "content": "Tell me of ships."}], "n": 3, "seed": 5, "temperature": 1,
+         "max_tokens": 500, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("at", chosen(100, 10, 250))
+def test_three_choices_over_a_killed_engine(r, at):
+    """Each of them is what it would have been, and what the engine says when it splits the request itself."""
+    want = r.stream("/v1/chat/completions", THREE)
+    assert len({want.text[i] + want.reasoning[i] for i in range(3)}) == 3
+    for i, choice in enumerate(bare_engine(r, THREE)):
+        said = choice["message"]
+        assert (said.get("reasoning_content") or "", said["content"] or "") == (want.reasoning[i], want.text[i])
+    hit = threading.Event()
+
+    def strike(count):
+        if count == at and not hit.is_set():
+            hit.set()
+            busy = {z: r.backends(z)["engine:nano"] for z in ("a", "b")}
+            zone = max(busy, key=lambda z: (busy[z].get("pid", 0) > 0, busy[z]["in_flight"]))
+            send_signal(busy[zone]["pid"], signal.SIGKILL)
+    got = r.stream("/v1/chat/completions", THREE, on_event=strike)
+    assert hit.is_set() and got.error is None and got.all() == want.all()
 
 
 def test_whole_answers_survive(r, alone):

@@ -12,6 +12,7 @@
 #include <string.h>
 #include "base/assert.h"
 #include "base/limits.h"
+#include "base/philox.h"
 #include "crypto/crypto.h"
 #include "infer/api/api_internal.h"
 #include "io/clock.h"
@@ -124,17 +125,6 @@ static bool find_grammar(struct call *c, const struct nef_api_request *r)
 
 /* ---- a choice ---- */
 
-static uint64_t seed_of(uint64_t seed, uint32_t choice)
-{
-    const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, counter[4] = {choice, 0, 0, 1};
-    uint32_t block[4];
-
-    if (choice == 0)
-        return seed;
-    nef_philox(counter, key, block);
-    return (uint64_t)block[1] << 32 | block[0];
-}
-
 static bool echo_prompt(struct call *c, struct run *run, const struct nef_api_prompt *prompt)
 {
     struct nef_buf text = {0};
@@ -203,7 +193,7 @@ static bool submit(struct call *c, const struct nef_api_request *r, struct run *
     uint32_t *joined = NULL;
     nef_err err;
 
-    g.sampling.seed = seed_of(r->sampling.seed, choice);
+    g.sampling.seed = nef_choice_seed(r->sampling.seed, choice);
     if (g.prompt_logprobs)
         g.prompt_token = on_prompt_token;
     if (c->write.thinking && r->thinking_max != NEF_NO_TOKEN) {

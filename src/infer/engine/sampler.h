@@ -21,9 +21,7 @@ struct nef_logit_bias {
     uint32_t token;
     float bias; /* -100 .. 100, added to the logit; as OpenAI */
 };
-/* Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). */
-void nef_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
-/* A number in [0, 1), a multiple of 2^-53, for a position: from the block of counter (position, 0), key seed. */
+/* A number in [0, 1), a multiple of 2^-53, for a position: from the block of counter (position, 0), key seed (base/philox.h). */
 double nef_sampler_random(uint64_t seed, uint64_t position);
 /* Token for POSITION from VOCAB logits (kept as they are). scratch: nef_sampler_scratch(vocab) bytes, 8-byte aligned.
  * Errors: NEF_E_CORRUPT (no finite logit, or a NaN). */

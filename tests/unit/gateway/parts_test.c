@@ -246,6 +246,7 @@ static void goes_on_by_text(void **state)
     expect(s, "{\"content\":\"a\"}", "{\"content\":\"a\"}");
     expect(s, "{\"content\":\"b\"}", "{\"content\":\"b\"}");
     body = ask(s, true); /* the built-in engine, too: these aren't its ids */
+    assert_int_equal(json_integer_value(json_object_get(body, "seed")), 77); /* this choice's, all of it */
     last = json_array_get(json_object_get(body, "messages"), 1);
     assert_string_equal(json_string_value(json_object_get(last, "content")), "ab");
     assert_int_equal(json_integer_value(json_object_get(body, "max_tokens")), 8);

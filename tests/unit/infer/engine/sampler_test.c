@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/assert.h"
+#include "base/philox.h"
 #include "infer/engine/sampler.h"
 
 /* kat_vectors of Random123 1.14: philox4x32 10. */
@@ -35,6 +36,8 @@ static void philox_known_answers(void **state)
         nef_philox(known[i].counter, known[i].key, out);
         assert_memory_equal(out, known[i].expected, sizeof(out));
     }
+    assert_true(nef_choice_seed(7, 0) == 7); /* a request's seed is its first choice's; others follow from it, for ever */
+    assert_true(nef_choice_seed(7, 1) == 0xa6b6376bbd563abaull && nef_choice_seed(UINT64_MAX, 127) == 0x23485c35ffd57e2ull);
     assert_true(nef_sampler_random(0, 0) == (double)(0x6627e8d5e169c58dull >> 11) * 0x1p-53);
 }
 
