@@ -63,7 +63,7 @@ nef_err backend_set_models(struct backend *b, const char *const *models, uint32_
     return NEF_OK;
 }
 
-struct backend *backend_add(struct nef_gateway *g, enum backend_kind kind, const char *name)
+struct backend *backend_add(struct nef_gateway *g, enum backend_kind kind, struct peer *peer, const char *name)
 {
     struct backend *b = calloc(1, sizeof(*b)), **at;
 
@@ -71,6 +71,7 @@ struct backend *backend_add(struct nef_gateway *g, enum backend_kind kind, const
         return NULL;
     b->g = g;
     b->kind = kind;
+    b->peer = peer;
     (void)snprintf(b->name, sizeof(b->name), "%s", name);
     b->answer.max = ANSWER_MAX;
     b->slots = 1;
@@ -289,10 +290,9 @@ static void take_remote(struct peer *p, const json_t *said)
         if (b->peer == p && !b->gone && strcmp(b->name, full) == 0)
             break;
     if (b == NULL) {
-        b = backend_add(p->g, BACKEND_REMOTE, full);
+        b = backend_add(p->g, BACKEND_REMOTE, p, full);
         if (b == NULL)
             return;
-        b->peer = p;
         b->models_fixed = true;
     }
     b->seen = true;
@@ -405,7 +405,7 @@ static void probe_peer(struct peer *p, uint64_t now)
 
 static nef_err start_external(struct nef_gateway *g, const struct nef_ai_backend_config *c)
 {
-    struct backend *b = backend_add(g, BACKEND_EXTERNAL, c->name);
+    struct backend *b = backend_add(g, BACKEND_EXTERNAL, NULL, c->name);
     struct nef_config_error error;
 
     if (b == NULL)

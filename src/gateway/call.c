@@ -426,16 +426,23 @@ static enum nef_http_next on_end(void *context)
     return NEF_HTTP_DROP;
 }
 
-static void trace_end(const struct call *c, bool complete)
+static void trace_end(struct call *c, bool complete)
 {
+    struct nef_ai_usage usage;
+    uint64_t continuations, first_ns;
+
     if (c->route != NULL && c->route->kind == ROUTE_HEALTH)
         return;
+    (void)pthread_mutex_lock(&c->lock); /* its client left: the run may be ending now */
+    usage = c->usage;
+    continuations = c->continuations;
+    first_ns = c->first_ns;
+    (void)pthread_mutex_unlock(&c->lock);
     nef_trace(NEF_TRACE_INFO, "ai_request", "s:id", c->request_id, "s:url",
               c->route == NULL ? "" : c->route->path, "u:status", (uint64_t)c->status, "s:end",
-              complete ? "complete" : "client left", "u:prompt", c->usage.prompt, "u:cached",
-              c->usage.cached, "u:completion", c->usage.completion, "u:continuations",
-              (uint64_t)c->continuations, "u:first_us",
-              c->first_ns == 0 ? 0 : (c->first_ns - c->start_ns) / 1000, "u:us",
+              complete ? "complete" : "client left", "u:prompt", usage.prompt, "u:cached",
+              usage.cached, "u:completion", usage.completion, "u:continuations", continuations,
+              "u:first_us", first_ns == 0 ? 0 : (first_ns - c->start_ns) / 1000, "u:us",
               (nef_now_ns() - c->start_ns) / 1000, NULL);
 }
 

@@ -111,7 +111,7 @@ static bool passes(const char *variable)
 {
     static const char *const names[] = {
         "PATH=",         "LANG=",          "LC_ALL=",         "TZ=", "NEF_KERNELS=", "NEF_PREFETCH=",
-        "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "LD_LIBRARY_PATH="};
+        "ASAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS=", "LD_LIBRARY_PATH="};
 
     for (size_t i = 0; i < NEF_COUNT(names); i++)
         if (strncmp(variable, names[i], strlen(names[i])) == 0)

@@ -75,7 +75,7 @@ static nef_err add_engine(struct nef_gateway *g, const char *model, const char *
     nef_err err;
 
     (void)snprintf(name, sizeof(name), "engine:%s", model);
-    b = backend_add(g, BACKEND_ENGINE, name);
+    b = backend_add(g, BACKEND_ENGINE, NULL, name);
     if (b == NULL)
         return NEF_E_NOMEM;
     b->socket_number = g->sockets_made++;

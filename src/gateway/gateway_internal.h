@@ -36,17 +36,17 @@ struct backend {
     char *unix_socket; /* NULL: none */
     char *bearer;      /* locked memory of NEF_TOKEN_BYTES; NULL: none */
     const char *ca, *health; /* the configuration's */
-    struct peer *peer; /* REMOTE */
+    struct peer *peer; /* REMOTE; as name and kind set before the list has it */
     struct nef_engine_child *child; /* ENGINE; under backends_lock */
     char **models;
     uint32_t model_count;
     bool models_fixed; /* not asked for */
     struct nef_splice_backend speaks;
-    uint32_t slots;
-    atomic_uint in_flight; /* from this gateway, relayed ones included; written by the loop, as healthy is */
+    /* written by the loop, read by any thread that goes through the list */
+    atomic_uint slots;
+    atomic_uint in_flight; /* from this gateway, relayed ones included */
+    atomic_bool healthy, gone;
     uint32_t there;     /* REMOTE: in flight as that gateway says */
-    atomic_bool healthy;
-    bool gone;
     bool seen; /* REMOTE: named by its gateway's last word */
     /* probing */
     struct nef_loop_call *probe;
@@ -127,7 +127,8 @@ struct nef_gateway {
 NEF_MUST_CHECK nef_err backends_start(struct nef_gateway *g); /* before the loop runs */
 void backends_tick(struct nef_gateway *g, uint64_t now);
 void backends_stop(struct nef_gateway *g); /* after the loop has ended */
-struct backend *backend_add(struct nef_gateway *g, enum backend_kind kind, const char *name); /* NULL: out of memory */
+/* peer: REMOTE, whose; else NULL. NULL: out of memory. */
+struct backend *backend_add(struct nef_gateway *g, enum backend_kind kind, struct peer *peer, const char *name);
 NEF_MUST_CHECK nef_err backend_set_models(struct backend *b, const char *const *models, uint32_t count);
 void backend_remove(struct backend *b); /* gone: no new request; freed when nothing runs there */
 bool backend_has(const struct backend *b, const char *model);

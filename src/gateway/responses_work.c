@@ -324,8 +324,8 @@ static void start(struct nef_responses_call *c)
             live_abandon(l);
     }
     if (l != NULL && err == NEF_OK) {
+        (void)pthread_mutex_lock(&l->lock); /* it is in the table, and the thread steps it */
         l->early_ns = nef_now_ns() + RESPONSES_EARLY_NS;
-        (void)pthread_mutex_lock(&l->lock);
         l->hold = c->hold; /* the answer's from now on */
         memset(&c->hold, 0, sizeof(c->hold));
         (void)pthread_mutex_unlock(&l->lock);
