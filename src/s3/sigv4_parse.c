@@ -386,9 +386,15 @@ static nef_err parse_header_form(struct parse *p, const char *authorization)
     if (scheme == 22 && strncmp(authorization, "AWS4-ECDSA-P256-SHA256", 22) == 0)
         return nef_s3_refuse(p->why, NEF_S3_NOT_IMPLEMENTED,
                              "Signature Version 4A is not implemented. Please use " ALGORITHM ".");
-    if (scheme != strlen(ALGORITHM) || strncmp(authorization, ALGORITHM, scheme) != 0)
-        return nef_s3_refuse_argument(p->why, "Authorization", authorization,
-                                      "Unsupported Authorization Type");
+    if (scheme != strlen(ALGORITHM) || strncmp(authorization, ALGORITHM, scheme) != 0) {
+        char name[32];
+
+        /* Amazon repeats the whole value. It may be another service's token or password, which went to the wrong port
+         * and would end in a client's log: we repeat the scheme's name alone, and nothing that has none. */
+        (void)snprintf(name, sizeof(name), "%.*s",
+                       authorization[scheme] == ' ' ? (int)NEF_MIN(scheme, sizeof(name) - 1) : 0, authorization);
+        return nef_s3_refuse_argument(p->why, "Authorization", name, "Unsupported Authorization Type");
+    }
     err = parse_fields(p, authorization + scheme);
     if (err != NEF_OK)
         return err;

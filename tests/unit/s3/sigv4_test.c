@@ -239,6 +239,9 @@ static void refusals(void **state)
     authorization("InvalidRequest", "AWS " ACCESS ":frJIUN8DYpKDtOLCwo//yllqDzg=");
     authorization("NotImplemented", "AWS4-ECDSA-P256-SHA256 Credential=x");
     authorization("InvalidArgument", "Basic QWxhZGRpbg==");
+    assert_string_equal(extra_of(&why, "ArgumentValue"), "Basic"); /* never a credential, which may be another's */
+    authorization("InvalidArgument", "db833a6f60a23f71ae34ae15ff257bdc");
+    assert_string_equal(extra_of(&why, "ArgumentValue"), "");
     authorization("AuthorizationHeaderMalformed", "AWS4-HMAC-SHA256 Credential=" SCOPE);
     authorization("AuthorizationHeaderMalformed",
                   "AWS4-HMAC-SHA256 Credential=a/b,SignedHeaders=host,Signature=" EMPTY);
