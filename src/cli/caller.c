@@ -79,6 +79,7 @@ bool nef_caller_open(const char *command, const char *dir, const char *endpoint,
         return false;
     }
     nef_caller_of(&region, out);
+    out->dir = dir;
     nef_wipe(&region, sizeof(region));
     return true;
 }
@@ -117,7 +118,9 @@ nef_err nef_caller_zone(struct nef_caller *admin, uint32_t zone, const char *met
         return NEF_E_LIMIT;
     err = nef_http_do(&call, &answer);
     if (err != NEF_OK) {
-        (void)snprintf(admin->error, sizeof(admin->error), "%s", answer.error);
+        (void)snprintf(admin->error, sizeof(admin->error), "%s%s%s", answer.error,
+                       admin->dir != NULL ? "; is it up? Start it with: nef up --detach --dir " : "",
+                       admin->dir != NULL ? admin->dir : "");
         goto out;
     }
     *out_status = answer.status;
@@ -130,9 +133,10 @@ nef_err nef_caller_zone(struct nef_caller *admin, uint32_t zone, const char *met
     }
     err = answer.status < 300 ? NEF_E_PROTOCOL : code_of(answer.status);
     why = json_string_value(json_object_get(root, "error"));
-    (void)snprintf(admin->error, sizeof(admin->error), "%s: status %ld%s%.300s", admin->urls[zone],
-                   answer.status, answer.body.bytes > 0 ? ": " : "",
-                   why != NULL ? why : nef_buf_cstr(&answer.body));
+    if (root == NULL && answer.body.bytes > 0) /* S3's XML, and other servers' pages */
+        why = "that isn't the answer of a zone's admin listener: is it the right port?";
+    (void)snprintf(admin->error, sizeof(admin->error), "%s%s: status %ld%s%.300s", admin->urls[zone], path,
+                   answer.status, why != NULL ? ": " : "", why != NULL ? why : "");
 out:
     json_decref(root);
     nef_buf_free(&answer.body);

@@ -611,7 +611,41 @@ bool nef_children_gone(const struct nef_children *c)
     return true;
 }
 
-void nef_children_etcd_force(struct nef_children *c, uint32_t place)
+static bool none_has_data(const struct nef_children *c)
+{
+    char path[NEF_PATH_MAX + 48];
+
+    for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++)
+        if (etcd_has_data(c, i))
+            return false;
+    /* A member that is being made a cluster of its own has put its data aside for a moment. */
+    return c->state.alone_since == 0 ||
+           nef_text(path, sizeof(path), "%s.overridden-%lld/member",
+                    c->region.plan.places[c->state.alone_place].etcd_data, (long long)c->state.alone_since) != NEF_OK ||
+           access(path, F_OK) != 0;
+}
+
+/* docs/operations.md, "All etcd members lost their data": there is nothing that a member could go on from, so all three
+ * begin a new cluster, as at the region's first start. The zone that goes on writes its record into that. */
+static void form_anew(struct nef_children *c)
+{
+    c->state.etcd_formed = false;
+    c->state.etcd_void = 0;
+    c->state.alone_since = 0;
+    write_files(c);
+    for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++) {
+        uint32_t index = nef_children_etcd(i);
+
+        c->state.records[index].wanted = NEF_WANTED_RUN;
+        if (alive(&c->list[index]))
+            send_signal(c, index, SIGKILL); /* its files were taken from under it */
+        else
+            c->list[index].restart_at_ms = 0;
+    }
+    c->changed = true;
+}
+
+const char *nef_children_etcd_force(struct nef_children *c, uint32_t place)
 {
     const uint32_t index = nef_children_etcd(place);
     struct nef_child *child = &c->list[index];
@@ -621,8 +655,16 @@ void nef_children_etcd_force(struct nef_children *c, uint32_t place)
     if (!alive(child))
         child->restart_at_ms = 0;
     c->changed = true;
+    if (none_has_data(c)) {
+        /* The first zone begins a new region where etcd holds none and its own disk is empty (plan.c, `bootstrap`):
+         * then what the other one holds would be given up. */
+        if (place != 0 && alive(&c->list[NEF_PLAN_PLACES]))
+            return "no etcd member has data; stop the first zone until the other one goes on (nef zone-stop)";
+        form_anew(c);
+        return NULL;
+    }
     if (c->state.alone_since != 0 && c->state.alone_place == place)
-        return; /* under way */
+        return NULL; /* under way */
     c->state.alone_since = (int64_t)time(NULL);
     c->state.alone_place = place;
     c->state.etcd_void = ((1u << NEF_PLAN_PLACES) - 1) & ~(1u << place);
@@ -634,4 +676,5 @@ void nef_children_etcd_force(struct nef_children *c, uint32_t place)
             send_signal(c, i, SIGKILL);
     if (alive(child))
         tell_to_end(c, index, nef_now_ms()); /* in order: what it applied last reaches its disk */
+    return NULL;
 }

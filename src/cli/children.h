@@ -75,7 +75,8 @@ void nef_children_retry(struct nef_children *c);
 void nef_children_close(struct nef_children *c);
 bool nef_children_gone(const struct nef_children *c);
 /* End all etcd members, make PLACE's a cluster of its own (`nef etcd-alone`) and start it; the others' data is void.
- * Repeated, or after a crash of the supervisor, it goes on. */
-void nef_children_etcd_force(struct nef_children *c, uint32_t place);
+ * Repeated, or after a crash of the supervisor, it goes on. Where no member has data, all three begin a new cluster.
+ * NULL, or why it was refused. */
+const char *nef_children_etcd_force(struct nef_children *c, uint32_t place);
 
 #endif

@@ -66,6 +66,7 @@ struct nef_caller {
     uint32_t count;
     char token[NEF_TOKEN_BYTES];
     char ca[NEF_PATH_MAX]; /* "": system's roots */
+    const char *dir;       /* of --dir, borrowed: errors say how to start that region; NULL: they don't */
     char error[1024];
 };
 

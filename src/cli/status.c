@@ -3,6 +3,8 @@
 #include <string.h>
 #include "cli/cli.h"
 
+#define CALL_MS 3000u
+
 void nef_human_bytes(char out[32], double bytes)
 {
     static const char *const units[] = {"B", "kB", "MB", "GB", "TB", "PB"};
@@ -67,6 +69,38 @@ static void print_cell(const json_t *cell)
     printf("\n");
 }
 
+/* Durability is what the region's record says, and stands there as well when nobody can change the record any more. */
+static void print_serving(const json_t *root)
+{
+    const char *own = nef_json_text(root, "zone", "?");
+    const json_t *item;
+    size_t n;
+
+    if (!json_is_false(json_object_get(root, "ready")))
+        return;
+    printf("ZONE %s DOESN'T SERVE", own);
+    json_array_foreach(json_object_get(root, "zones"), n, item) {
+        const char *name = nef_json_text(item, "name", "?"), *state = nef_json_text(item, "state", "?");
+        bool in_sync = json_is_true(json_object_get(item, "in_sync"));
+
+        if (strcmp(name, own) == 0 && strcmp(state, "starting") == 0) {
+            printf(": it is starting");
+            break;
+        }
+        if (strcmp(name, own) == 0 && !in_sync) {
+            printf(": it isn't in sync");
+            break;
+        }
+        if (in_sync && strcmp(state, "unreachable") == 0) {
+            printf(": %s is in sync, too, and can't be reached, and etcd's majority hasn't said that it is gone.\n"
+                   "Bring back %s or the witness. If both are lost for good: docs/operations.md, \"One zone and the "
+                   "witness are lost\"", name, name);
+            break;
+        }
+    }
+    printf("\n\n");
+}
+
 bool nef_status_print(const json_t *root)
 {
     const json_t *zones = json_object_get(root, "zones"), *cells = json_object_get(root, "cells");
@@ -80,6 +114,7 @@ bool nef_status_print(const json_t *root)
         return false;
     printf("durability %s   epoch %" JSON_INTEGER_FORMAT "\n\n", durability,
            json_integer_value(json_object_get(root, "epoch")));
+    print_serving(root);
     if (json_is_string(json_object_get(root, "error")))
         printf("zone %s does nothing any more: %s; its log says since when\n\n", nef_json_text(root, "zone", "?"),
                nef_json_text(root, "error", ""));
@@ -93,6 +128,38 @@ bool nef_status_print(const json_t *root)
                nef_json_text(root, "zone", "?"), text);
     }
     return true;
+}
+
+/* The primary's answer if there is one, since only it knows how far each zone is; else one of a zone that serves; else
+ * the first. NEF_OK: *out_root is a new reference. */
+static nef_err ask(struct nef_caller *admin, json_t **out_root)
+{
+    nef_err err = NEF_E_PEER;
+    json_t *best = NULL;
+    int best_rank = -1;
+
+    for (uint32_t i = 0; i < admin->count && best_rank < 2; i++) {
+        json_t *root = NULL;
+        long status;
+        int rank;
+
+        err = nef_caller_zone(admin, i, "GET", "/status", NULL, CALL_MS, &status, &root);
+        if (err != NEF_OK)
+            continue;
+        rank = !json_is_true(json_object_get(root, "ready"))                ? 0
+               : strcmp(nef_json_text(root, "role", ""), "primary") == 0 ? 2
+                                                                             : 1;
+        if (rank > best_rank) {
+            json_decref(best);
+            best = json_incref(root);
+            best_rank = rank;
+        }
+        json_decref(root);
+    }
+    if (best == NULL)
+        return err;
+    *out_root = best;
+    return NEF_OK;
 }
 
 int nef_cmd_status(int argc, char **argv)
@@ -113,13 +180,13 @@ int nef_cmd_status(int argc, char **argv)
     if (!nef_options(argc, argv, options, 0, 0, &words) ||
         !nef_caller_open("status", dir, endpoint, token_file, ca, &admin))
         return 2;
-    if (nef_caller_any(&admin, NULL, "/status", NULL, &root) != NEF_OK)
+    if (ask(&admin, &root) != NEF_OK)
         return nef_complain("status", "no zone says how the region is: %s", admin.error);
     if (as_json) {
         (void)json_dumpf(root, stdout, JSON_INDENT(2));
         printf("\n");
     } else if (!nef_status_print(root)) {
-        status = nef_complain("status", "the answer isn't a status");
+        status = nef_complain("status", "the answer isn't a zone's status; is that the witness? Ask a zone");
     }
     json_decref(root);
     return fflush(stdout) == 0 ? status : 1;

@@ -83,8 +83,7 @@ static void place_command(struct supervisor *s, struct client *client, const cha
         nef_children_place_start(c, place);
         answer(client, NULL);
     } else if (strcmp(command, "etcd-force") == 0) {
-        nef_children_etcd_force(c, place);
-        answer(client, NULL);
+        answer(client, nef_children_etcd_force(c, place));
     } else {
         enum nef_stop_how stop = NEF_STOP_CLEAN;
 

@@ -67,8 +67,8 @@ static int recover_etcd(const struct nef_region *r, uint32_t zone)
 
     if (etcd_healthy(r, zone))
         return 0;
-    printf("etcd has no quorum: its member of zone %s goes on alone, the others join it anew\n",
-           name);
+    printf("etcd has no quorum: its member of zone %s goes on alone, the others join it anew (if none has data, "
+           "all three begin anew)\n", name);
     (void)fflush(stdout); /* progress only */
     if (nef_control_call(r, "etcd-force", name, NULL, 10000, &error) != NEF_OK)
         return nef_complain("zone-recover", "%s", error.text);

@@ -271,11 +271,21 @@ static void record_absent(struct nef_repl *r)
     r->config_lost = !empty;
 }
 
+/* Revisions never fall in one etcd, so an answer with a lower one was overtaken. But an etcd that lost everything counts
+ * from the beginning again: then the operator's word (recover) makes the record anew above an absent one, and the others
+ * find a higher epoch there, which no overtaken answer can have. */
+static bool overtaken(const struct nef_repl *r, const struct nef_group *group, uint64_t revision)
+{
+    bool anew = r->recover && r->recover_answers == 0 && group->epoch == 0;
+
+    return r->etcd.known && revision < r->etcd.revision && group->epoch <= r->etcd.epoch && !anew;
+}
+
 void nef_epoch_etcd_record(struct nef_repl *r, const struct nef_group *group, uint64_t revision)
 {
     r->etcd.poll_at = r->now + r->config.etcd_poll_ns;
-    if (r->etcd.known && revision < r->etcd.revision)
-        return; /* an answer that was overtaken */
+    if (overtaken(r, group, revision))
+        return;
     r->etcd.known = true;
     r->etcd.revision = revision;
     r->etcd.epoch = group->epoch;
@@ -285,7 +295,7 @@ void nef_epoch_etcd_record(struct nef_repl *r, const struct nef_group *group, ui
         nef_epoch_adopt(r, group);
     if (!r->cas.pending)
         return;
-    if (revision > r->cas.revision)
+    if (revision > r->cas.revision || group->epoch > r->cas.group.epoch)
         settle(r);
     else
         r->cas.retry_at = NEF_MIN(r->cas.retry_at, r->now); /* the old value settles nothing: repeat */

@@ -590,6 +590,39 @@ static void test_lost_configuration_stops_a_log_that_is_not_empty(void **state)
     done();
 }
 
+/* docs/operations.md, "All etcd members lost their data": etcd begins anew, its revisions, too, and no zone is started
+ * again. Without the word nothing changes; with it the record is written from what the zone knows. */
+static void test_record_is_written_into_an_etcd_that_lost_it(void **state)
+{
+    struct nef_event recover = {.type = NEF_EV_RECOVER};
+    uint64_t before;
+    uint32_t w;
+
+    (void)state;
+    region(2);
+    put(0, 0);
+    before = s->etcd.group.epoch;
+    memset(&s->etcd.group, 0, sizeof s->etcd.group);
+    s->etcd.revision = 0;
+    run(1500);
+    w = put(1, 0);
+    assert_true(answered(w));
+    assert_int_equal(s->etcd.group.epoch, 0);
+    node_step(&s->nodes[0], &recover);
+    run(5000);
+    assert_true(s->etcd.group.epoch > before + NEF_EPOCH_OVERRIDE_STEP);
+    assert_int_equal(s->etcd.group.in_sync, 3);
+    w = put(1, 0);
+    assert_true(answered(w));
+    node_crash(&s->nodes[0], true); /* and the record can change again */
+    run(1500);
+    w = put(1, 0);
+    assert_true(answered(w));
+    node_start(&s->nodes[0]);
+    settle();
+    done();
+}
+
 /* Leaving a provider: zone c is added, then the zone b goes for good; nothing depends on their names. */
 static void test_third_zone(void **state)
 {
@@ -668,6 +701,7 @@ int main(void)
         cmocka_unit_test(test_survivor_alone_in_sync_needs_no_etcd),
         cmocka_unit_test(test_survivor_in_a_pair_stops_without_etcd),
         cmocka_unit_test(test_lost_configuration_stops_a_log_that_is_not_empty),
+        cmocka_unit_test(test_record_is_written_into_an_etcd_that_lost_it),
         cmocka_unit_test(test_third_zone),
         cmocka_unit_test(test_space_is_kept_for_deletes),
     };

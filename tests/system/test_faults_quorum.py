@@ -2,6 +2,7 @@
 import json
 import random
 import re
+import shutil
 import signal
 import ssl
 import time
@@ -82,6 +83,9 @@ def test_witness_lost_then_zone(faulty):
         faulty.stop_zone("b", "--kill")
         time.sleep(1.5)
         refused(faulty, "a")
+        # the record says 2/2 and nobody can change it: the table says what that is worth
+        wait_for(lambda: "ZONE a DOESN'T SERVE: b is in sync, too, and can't be reached" in
+                 faulty.nef("status", "--dir", faulty.directory).stdout, 10)
         r = faulty.nef("zone-recover", "--dir", faulty.directory, "a", check=False)
         assert r.returncode == 2 and "accept-loss" in r.stderr  # not without the word
         refused(faulty, "a")
@@ -93,6 +97,23 @@ def test_witness_lost_then_zone(faulty):
         faulty.start_zone("b")
         settle(faulty, load, 60)
     overrides(faulty, accepted)
+
+
+def test_all_etcd_members_lost_their_data(faulty):
+    """Clients notice nothing; etcd begins anew and the zone that an operator names writes the record into it."""
+    with Load(faulty) as load:
+        load.wait_successes(40)
+        before = faulty.status("a")["epoch"]
+        for member in ("etcd-a", "etcd-b", "etcd-w"):
+            faulty.kill(member)
+            shutil.rmtree(faulty.path(member, "member"))
+        load.wait_successes(40)
+        r = faulty.nef("zone-recover", "--accept-loss", "--dir", faulty.directory, "b", check=False)
+        # a first zone with an empty disk would begin a new region
+        assert r.returncode == 1 and "stop the first zone" in r.stderr, r.stderr
+        faulty.nef("zone-recover", "--accept-loss", "--dir", faulty.directory, "a")
+        assert faulty.status("a")["epoch"] > before
+        settle(faulty, load, 60)
 
 
 def test_accepted_loss_is_recorded_once(faulty):
