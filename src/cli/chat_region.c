@@ -82,7 +82,7 @@ static int choose_model(const char *wanted, struct nef_chat_region *r)
 
     (void)snprintf(url, sizeof(url), "%s/v1/models", r->url);
     if (nef_http_do(&call, &a) != NEF_OK)
-        status = nef_complain("chat", "%s", a.error);
+        status = nef_complain("chat", "%s; is the region up?", a.error);
     else if (a.status != 200)
         status = nef_complain("chat", "%s answers %ld%s", r->url, a.status,
                               a.status == 401 ? ": it doesn't know this key" : "");

@@ -399,6 +399,13 @@ out:
     return built;
 }
 
+static bool has_member(const char *data)
+{
+    char path[NEF_PATH_MAX + 8];
+
+    return nef_text(path, sizeof(path), "%s/member", data) == NEF_OK && exists(path);
+}
+
 static int replace(struct alone *a, const char *parent)
 {
     char fresh[NEF_PATH_MAX + 8];
@@ -408,6 +415,9 @@ static int replace(struct alone *a, const char *parent)
     if (!exists(a->aside)) {
         if (!build(a) || !move(a->data, a->aside, parent))
             return 1;
+    } else if (!exists(fresh) && !has_member(a->data)) {
+        return nef_complain(COMMAND, "%s is there, but %s holds no member: name another --aside, and the survivor's "
+                                     "--data-dir", a->aside, a->data);
     } else if (!exists(fresh)) {
         printf("%s is there: it was done before; another loss needs another --aside\n", a->aside);
         return remove_work(a) ? 0 : 1;

@@ -66,7 +66,8 @@ static int check(const struct nef_zone_config *configs, uint32_t count, bool reb
     status = nef_fsck(&options);
     nef_keys_close(keys);
     if (status == 2)
-        (void)nef_complain("fsck", "it could not run to its end; is the region down?");
+        (void)nef_complain("fsck", "it could not run to its end: see the lines that begin with \"problem\". What it "
+                                   "checks must not run (nef down, or systemctl stop nef-zone)");
     else
         printf("%s: %" PRIu64 " problems, %" PRIu64 " notes\n", status == 0 ? "clean" : "NOT clean",
                counts.problems, counts.notes);

@@ -55,7 +55,8 @@ const struct nef_command nef_commands[] = {
      "nef status --dir DIR | --endpoint URL [--json]\n"
      "\n"
      "Asks a zone how the region is: epoch, durability (2/2: what is acknowledged is on both zones' disks),\n"
-     "for each cell its primary and log ends, for each zone its state, last contact and catch-up.\n"
+     "for each cell its primary and log ends, for each zone its state, last contact and catch-up. Durability is the\n"
+     "region's record; whether the zone that answers serves is said apart, if it doesn't.\n"
      "\n" OF_REGION
      "  --json              the answer as it is:\n"
      "                      {\"epoch\", \"durability\", \"cells\": [{\"id\", \"primary\", \"log_end\": {zone: n}, \"lag\"}],\n"
@@ -145,7 +146,7 @@ const struct nef_command nef_commands[] = {
      "which nef status shows. Until it is in sync again the other zone is the only one that has everything: with that\n"
      "one gone, too, the region stops until it is back.\n"
      "\n"
-     "  --wait   return when the zone is in sync (status 1 after a minute without progress), not at once\n"
+     "  --wait   return when the zone is in sync and serves (status 1 after a minute without progress), not at once\n"
      "\n"
      "  nef zone-start --dir ./run a --wait\n"},
     {"zone-recover", "go on with one zone when zone and witness are lost", nef_cmd_zone_recover,
@@ -158,7 +159,8 @@ const struct nef_command nef_commands[] = {
      "\n"
      "In a region of nef up it also makes etcd go on with the surviving member alone. On three hosts that is a\n"
      "step of its own before this one, nef etcd-alone: docs/operations.md, \"One zone and the witness are lost\".\n"
-     "It returns when the zone has its new epoch. Interrupted, give it again.\n"
+     "It returns when the zone has its new epoch. Interrupted, give it again. It is also the word after all etcd\n"
+     "members lost their data: the same document.\n"
      "\n" OF_REGION
      "\n"
      "  nef zone-recover --accept-loss --dir ./run b\n"},

@@ -89,8 +89,10 @@ static int run(const struct nef_infer_options *o, struct nef_api_options *api_op
     api_options->kernels = s.kernels->name;
     api_options->kv_type = nef_kv_type_name(s.kv_type);
     err = nef_api_start(api_options, &api);
-    if (err != NEF_OK) { /* what exactly was traced */
-        status = nef_complain("infer", "can't listen: %s", nef_err_text(err));
+    if (err != NEF_OK) {
+        nef_host_port_text(&api_options->listen, address);
+        status = nef_complain("infer", "can't listen on %s: the line above says why; another place: --listen HOST:PORT",
+                              api_options->unix_path != NULL ? api_options->unix_path : address);
         goto out;
     }
     api_options->listen.port = nef_api_port(api);

@@ -63,6 +63,16 @@ static void name_model(const struct nef_infer_options *o, struct nef_infer_setup
             *c = '-'; /* it goes into answers and URLs */
 }
 
+/* WHY may begin with the file's name: of a split model it says which file. */
+static int refuse_model(const struct nef_infer_options *o, const char *why, nef_err err)
+{
+    size_t bytes = strlen(o->model);
+
+    if (strncmp(why, o->model, bytes) == 0 && why[bytes] == ':')
+        return nef_complain(o->command, "%s", why);
+    return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
+}
+
 int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *out)
 {
     const char *forced = getenv("NEF_KERNELS");
@@ -103,7 +113,7 @@ int nef_infer_load(const struct nef_infer_options *o, struct nef_infer_setup *ou
             .source = o->model, .cache = o->cache_file, .kernels = out->kernels, .pool = out->pool},
         why, &out->model);
     if (err != NEF_OK)
-        return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
+        return refuse_model(o, why, err);
     if (o->kv_type == NULL)
         out->kv_type = nef_model_kv_default(out->model);
     name_model(o, out);
@@ -150,7 +160,7 @@ int nef_infer_engine(const struct nef_infer_options *o, struct nef_infer_setup *
 
     err = nef_tokenizer_open(nef_model_metadata(s->model), why, &s->tokenizer);
     if (err != NEF_OK)
-        return nef_complain(o->command, "%s: %s", o->model, why[0] != '\0' ? why : nef_err_text(err));
+        return refuse_model(o, why, err);
     if (nef_tokenizer_vocab(s->tokenizer) > config->vocab)
         return nef_complain(o->command, "%s: tokenizer.ggml.tokens: more tokens than the model's %u", o->model,
                             config->vocab);

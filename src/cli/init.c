@@ -444,6 +444,10 @@ int nef_cmd_init(int argc, char **argv)
     err = set_zones(in, zones, "/etc/nef", data);
     if (err == NEF_OK)
         err = set_place(in, NEF_PLAN_WITNESS, "w", witness, "/etc/nef", data);
+    for (uint32_t i = 0; i < NEF_PLAN_ZONES && err == NEF_OK; i++)
+        if (strcmp(witness, in->plan.places[i].host) == 0)
+            err = fail(in, NEF_E_INVALID, "the witness needs a host of its own, not zone %s's: lost with it, it would "
+                                          "stop the other zone, too", in->plan.places[i].name);
     if (err == NEF_OK)
         err = make_all(in);
     if (err == NEF_OK)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "base/assert.h"
@@ -20,6 +21,10 @@
 
 #define SERVE_MS 55000u /* `make run` promises 60 s */
 #define START_MS 15000u /* of the supervisor */
+
+#define FULL_BYTES       64e6                       /* less is left of a disk that is full */
+#define FRESH_ETCD_BYTES (3 * 64e6)                 /* what etcd preallocates */
+#define FRESH_CELL_BYTES (double)(256ull << 20)     /* a cell's first segment, with the preset of zone.yaml */
 
 /* ---- ports ---- */
 
@@ -134,7 +139,7 @@ static bool start_supervisor(const struct nef_region *r, const struct nef_progra
 
 static void introduce(const struct nef_region *r)
 {
-    printf("region      %s, zones %s and %s, %u cells, in %s\n"
+    printf("region      %s, zones %s and %s, %u cell%s, in %s\n"
            "endpoint    http://%s:%u\n"
            "access key  %s\n"
            "secret key  %s\n"
@@ -144,10 +149,25 @@ static void introduce(const struct nef_region *r)
            "All of it is on one machine, which is one failure domain: this shows how a region "
            "behaves, it "
            "doesn't protect data. Three hosts: nef help init\n",
-           r->plan.region, r->plan.places[0].name, r->plan.places[1].name, r->plan.cells, r->dir,
+           r->plan.region, r->plan.places[0].name, r->plan.places[1].name, r->plan.cells,
+           r->plan.cells == 1 ? "" : "s", r->dir,
            r->plan.front.bind, r->plan.front.port, r->root.access_key, r->root.secret_key,
            r->plan.region, r->root.access_key, r->root.secret_key, r->plan.front.bind,
            r->plan.front.port);
+}
+
+/* What etcd and zones say of a full disk is lost in what else they say. */
+static void tell_full(const struct nef_region *r)
+{
+    char left[32], needed[32];
+    struct statvfs fs;
+
+    if (statvfs(r->dir, &fs) != 0 || (double)fs.f_bavail * (double)fs.f_frsize >= FULL_BYTES)
+        return;
+    nef_human_bytes(left, (double)fs.f_bavail * (double)fs.f_frsize);
+    nef_human_bytes(needed, FRESH_ETCD_BYTES + (double)NEF_PLAN_ZONES * r->plan.cells * FRESH_CELL_BYTES);
+    (void)fprintf(stderr, "The disk of %s has %s left; a new region of %u cells takes about %s.\n", r->dir, left,
+                  r->plan.cells, needed);
 }
 
 static void tell_stopped(const struct nef_region *r)
@@ -260,6 +280,7 @@ int nef_cmd_up(int argc, char **argv)
                          "What started was left as it is; look with: nef status --dir %s; stop it "
                          "with: nef down --dir %s",
                          why.text, r->dir, r->dir);
+        tell_full(r);
     } else {
         introduce(r);
         tell_stopped(r);

@@ -1,5 +1,5 @@
-/* `nef zone-start`: brings back what zone-stop took. It returns at once, or with --wait when the zone counts again:
- * whoever takes the other zone away before that takes away the only one that has everything. */
+/* `nef zone-start`: brings back what zone-stop took. It returns at once, or with --wait when the zone counts again and
+ * serves: whoever takes the other zone away before that takes away the only one that has everything. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@
 struct waiting {
     struct nef_caller admin;
     const char *zone;
+    uint32_t index; /* its place */
     uint64_t told_ms, moved_ms;
     double left;
 };
@@ -27,6 +28,17 @@ static const json_t *zone_of(const json_t *root, const char *name)
         if (strcmp(nef_json_text(item, "name", ""), name) == 0)
             return item;
     return NULL;
+}
+
+/* A zone that has just been counted still waits for its first lease. */
+static bool serves(struct waiting *w)
+{
+    json_t *root = NULL;
+    long status = 0;
+    bool good = nef_caller_zone(&w->admin, w->index, "GET", "/health/ready", NULL, 1000, &status, &root) == NEF_OK;
+
+    json_decref(root);
+    return good;
 }
 
 /* The primary's word: only it knows who counts. */
@@ -57,16 +69,17 @@ static bool counts(struct waiting *w, uint64_t now)
     return in_sync;
 }
 
-static int wait_until_it_counts(const struct nef_region *r, const char *zone)
+static int wait_until_it_counts(const struct nef_region *r, uint32_t index)
 {
-    struct waiting w = {.zone = zone};
+    const char *zone = r->plan.places[index].name;
+    struct waiting w = {.zone = zone, .index = index};
 
     nef_caller_of(r, &w.admin);
     w.told_ms = w.moved_ms = nef_now_ms();
     for (;;) {
         uint64_t now = nef_now_ms();
 
-        if (counts(&w, now)) {
+        if (counts(&w, now) && serves(&w)) {
             printf("%s is in sync\n", zone);
             return 0;
         }
@@ -94,7 +107,7 @@ int nef_cmd_zone_start(int argc, char **argv)
     struct nef_region_error error = {{0}};
     struct nef_region region;
     struct nef_words words;
-    bool zone = false;
+    uint32_t place = 0;
 
     if (!nef_options(argc, argv, options, 1, 1, &words))
         return 2;
@@ -105,10 +118,14 @@ int nef_cmd_zone_start(int argc, char **argv)
     if (nef_region_open(dir, &region, &error) != NEF_OK ||
         nef_control_call(&region, "zone-start", words.word[0], NULL, 10000, &error) != NEF_OK)
         return nef_complain("zone-start", "%s", error.text);
-    for (uint32_t i = 0; i < NEF_PLAN_ZONES; i++)
-        zone = zone || strcmp(region.plan.places[i].name, words.word[0]) == 0;
-    if (wait && zone) /* the witness holds nothing that it would have to fetch */
-        return wait_until_it_counts(&region, words.word[0]);
+    while (place < NEF_PLAN_ZONES && strcmp(region.plan.places[place].name, words.word[0]) != 0)
+        place++;
+    if (place == NEF_PLAN_ZONES) { /* it holds nothing that it would have to fetch */
+        printf("the witness is starting\n");
+        return 0;
+    }
+    if (wait)
+        return wait_until_it_counts(&region, place);
     printf("%s is starting; see: nef status --dir %s\n", words.word[0], region.dir);
     return 0;
 }

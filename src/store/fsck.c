@@ -12,7 +12,10 @@
 
 static void could_not(struct nef_fsck *f, uint32_t zone, const char *what, nef_err err)
 {
-    nef_fsck_say(f, true, zone, 0, UINT64_MAX, "%s: %s", what, nef_err_text(err));
+    if (err == NEF_E_BUSY) /* a lock that another process holds: WHAT says it all */
+        nef_fsck_say(f, true, zone, 0, UINT64_MAX, "%s", what);
+    else
+        nef_fsck_say(f, true, zone, 0, UINT64_MAX, "%s: %s", what, nef_err_text(err));
     f->could_not_run = true;
 }
 

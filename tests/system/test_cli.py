@@ -63,6 +63,20 @@ def test_wrong_options_say_what_is_wrong(tmp_path):
         assert r.returncode == 2 and word in r.stderr, (args, r.stderr)
     r = nef("status", "--dir", str(tmp_path))
     assert r.returncode != 0 and "holds no region" in r.stderr
+    r = nef("init", "--out", str(tmp_path / "i"), "--zones", "a=h1,b=h2", "--witness", "h2")
+    assert r.returncode == 1 and "a host of its own" in r.stderr and not (tmp_path / "i").exists()
+    (tmp_path / "aside").mkdir()  # not this command's work: there is no member
+    r = nef("etcd-alone", "--data-dir", str(tmp_path / "none"), "--name", "a", "--peer-url", "https://h1:2380",
+            "--aside", str(tmp_path / "aside"))
+    assert r.returncode == 1 and "holds no member" in r.stderr
+
+
+def test_the_wrong_port_is_told_and_no_token_repeated(own, tmp_path):
+    token = own.json["admin_token"]
+    env = {**own.env, "NEF_ADMIN_TOKEN": token}
+    for url, word in ((own.json["endpoint"], "right port"), (own.json["witness"]["admin"], "witness")):
+        r = subprocess.run([NEF, "status", "--endpoint", url], capture_output=True, text=True, env=env)
+        assert r.returncode == 1 and word in r.stderr and token not in r.stderr + r.stdout, r.stderr
 
 
 def test_configuration_errors_name_file_line_and_key(tmp_path):
@@ -351,6 +365,9 @@ def test_zone_start_waits_until_the_zone_counts(own):
         wait_for(lambda: s3.request("PUT", f"/waits/{n}", body=b"x" * 1000000)[0] == 200, 15)
     r = own.nef("zone-start", "--dir", own.directory, "b", "--wait")
     assert r.stdout.endswith("b is in sync\n")
+    assert own.status("b")["ready"]  # not only counted: it serves
+    text = own.nef("status", "--dir", own.directory).stdout
+    assert "starting" not in text and "DOESN'T SERVE" not in text
     assert own.durability() == "2/2"
     own.stop_zone("a", "--kill")
     wait_for(lambda: S3.of(own, "b").request("GET", "/waits/19")[0] == 200, 10)
@@ -398,6 +415,7 @@ def test_fsck(own):
     own.wait_durability("2/2", 40)
     r = fsck(own)
     assert r.returncode == 2 and "run" in r.stderr.lower(), "it must not look at a region that runs"
+    assert "stop the zone first\n" in r.stdout + r.stderr
     with Load(own, clients=3) as load:
         load.wait_successes(150)
     own.wait_durability()

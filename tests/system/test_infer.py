@@ -289,6 +289,11 @@ def test_wrong_usage_is_said(tmp_path):
             (["chat", "--model", str(broken)], {}, 1, "broken.gguf")):
         r = run(*args, env=env)
         assert (r.returncode, says in r.stderr) == (code, True), (args, r)
+        assert r.stderr.count("none.gguf") <= 1, r.stderr
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        r = run("infer", "--model", model, "--listen", address)
+    assert r.returncode == 1 and f"can't listen on {address}" in r.stderr and "in use" in r.stderr, r
 
 
 def test_bench_prints_its_figures():
