@@ -133,7 +133,8 @@ void live_broken(struct live *l, const char *why, nef_err err)
 {
     if (l->role == LIVE_BROKEN)
         return;
-    nef_trace(NEF_TRACE_ERROR, "response_broken", "s:why", why, "u:piece", (uint64_t)l->piece, "e:err", (int)err, NULL);
+    nef_trace(err == NEF_E_CLOSED ? NEF_TRACE_INFO : NEF_TRACE_ERROR, "response_broken", "s:why", why, "u:piece",
+              (uint64_t)l->piece, "e:err", (int)err, NULL);
     l->role = LIVE_BROKEN;
     if (l->stored)
         live_pay(l, live_share(l));
@@ -280,23 +281,29 @@ static void on_chunk(void *context, json_t *chunk)
 static void on_end(void *context, const struct nef_ai_end *end)
 {
     struct live *l = context;
+    struct nef_ai_run *run;
     uint64_t made = end->usage.completion;
+    bool stops, wanted;
 
     (void)pthread_mutex_lock(&l->lock);
+    run = l->run; /* what has ended holds nothing: a gateway that stops waits for its runs */
+    l->run = NULL;
+    wanted = l->cancel_wanted || l->tell_end;
+    /* An answer that was cut because this process stops goes on in the other zone, or here after the next start. */
+    stops = l->stored && !wanted && end->status != 200 && atomic_load(&l->rs->quiesced);
     made -= NEF_MIN(made, l->given_tokens);
     l->end_tokens = with_prompt(l, made, end->usage.prompt);
     if (!l->stored)
         live_pay(l, l->end_tokens);
     l->run_ended = true;
-    if (l->role == LIVE_OWN) {
+    if (l->role == LIVE_OWN && !stops) {
         l->failed_early = end->status >= 400 && !end->cancelled && l->bytes == 0 && json_array_size(l->records) == 0;
         l->end_status = end->status;
         json_decref(l->end_error);
         l->end_error = end->error == NULL ? NULL : nef_response_error(end->error);
         l->retry_after = end->retry_after;
     }
-    if (end->cancelled && !l->cancel_wanted && !l->tell_end) {
-        /* This process stops, or the answer is another's by now: it isn't over. */
+    if (stops || (end->cancelled && !wanted)) { /* or it is another's by now: it isn't over */
         if (l->role == LIVE_OWN)
             live_broken(l, "this process stops", NEF_E_CLOSED);
     } else if (!l->tell_end) {
@@ -306,6 +313,7 @@ static void on_end(void *context, const struct nef_ai_end *end)
     live_wake_readers(l);
     (void)pthread_mutex_unlock(&l->lock);
     live_kick(l->rs);
+    nef_ai_run_unref(run); /* NULL is accepted */
     live_unref(l);
 }
 
@@ -353,6 +361,10 @@ nef_err live_start(struct live *l, const struct nef_ai_user *user)
         live_unref(l);
     (void)pthread_mutex_lock(&l->lock);
     l->starting = l->busy = false;
+    if (run != NULL && l->run_ended) {
+        nef_ai_run_unref(run);
+        run = NULL;
+    }
     l->run = run;
     if (run != NULL && (l->role != LIVE_OWN || l->cancel_wanted))
         nef_ai_run_cancel(run);

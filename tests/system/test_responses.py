@@ -113,6 +113,22 @@ def test_what_an_owner_that_was_stopped_still_writes_doesnt_count(region):
     wait_for(lambda: call(region, "a", "GET", path)[1] == done, 20)
 
 
+def test_a_zone_that_is_stopped_hands_over(region):
+    """Not killed: it ends in order, at once, and the other zone goes on."""
+    _, made, _ = call(region, "a", "POST", "/v1/responses", {
+        "model": "script", "background": True, "input": json.dumps({"words": 1500, "delay": 0.01})})
+    path = "/v1/responses/" + made["id"]
+    wait_for(lambda: call(region, "b", "GET", path)[1]["output"], 10)
+    began = time.monotonic()
+    region.stop_zone("a")
+    assert time.monotonic() - began < 12  # three seconds of grace for what runs
+    assert [e for e in region.log("zone-a", 0) if e.get("event") == "zone_stopped"]
+    done = wait_for(lambda: (lambda r: r if r["status"] not in ("queued", "in_progress") else None)(call(region, "b", "GET", path)[1]), 60)
+    assert done["status"] == "completed"
+    assert done["output"][0]["content"][0]["text"] == "".join(f"w{i} " for i in range(1500))
+    region.start_zone("a")
+
+
 def test_a_zone_that_starts_again_goes_on(region):
     """In the background, and both zones are gone for a while: nothing but the log is left of the answer."""
     status, made, _ = call(region, "a", "POST", "/v1/responses", {

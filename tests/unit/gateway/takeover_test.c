@@ -301,7 +301,8 @@ void nef_ai_run_cancel(struct nef_ai_run *run)
 
 void nef_ai_run_unref(struct nef_ai_run *run)
 {
-    run->used = !run->ended;
+    if (run != NULL)
+        run->used = !run->ended;
 }
 
 static nef_err user_of(void *context, const char *access_key, struct nef_ai_user *out_user)
