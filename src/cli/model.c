@@ -207,6 +207,7 @@ int nef_cmd_model(int argc, char **argv)
         free(r);
         return 2;
     }
+    r->dir = dir;
     if (strcmp(verb, "add") == 0) {
         add.name = words.word[1];
         add.source = words.word[2];

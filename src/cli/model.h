@@ -40,6 +40,7 @@ nef_err nef_model_fail(struct nef_model_why *why, nef_err err, const char *forma
 /* ---- model_region.c ---- */
 
 struct nef_model_region {
+    const char *dir; /* of --dir, borrowed: an error says how to start that region; NULL: it doesn't */
     struct nef_fetcher *fetcher;
     char endpoint[NEF_URL_MAX + 64]; /* of an S3 listener or the front, without a slash at the end */
     char ca[NEF_PATH_MAX];           /* "": the system's roots */

@@ -256,7 +256,9 @@ static nef_err call_region(struct nef_model_region *r, const struct call *call, 
         if (err == NEF_OK)
             err = judge(r, a);
         else if (err != NEF_E_CLOSED)
-            (void)nef_model_fail(&r->why, err, "%s", result.error[0] != '\0' ? result.error : nef_err_text(err));
+            (void)nef_model_fail(&r->why, err, "%s%s%s", result.error[0] != '\0' ? result.error : nef_err_text(err),
+                                 r->dir != NULL ? "; is it up? Start it with: nef up --detach --dir " : "",
+                                 r->dir != NULL ? r->dir : "");
         if (err != NEF_E_UNAVAILABLE && err != NEF_E_PEER && err != NEF_E_TIMEOUT)
             return err;
     }

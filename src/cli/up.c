@@ -176,11 +176,11 @@ static void tell_stopped(const struct nef_region *r)
 
     if (nef_region_view(r, &view) != NEF_OK)
         return;
-    for (uint32_t i = 0; i < NEF_PLAN_ZONES; i++) {
+    for (uint32_t i = 0; i < NEF_PLAN_PLACES; i++) { /* zones, then the witness */
         const char *state = view.state[NEF_PLAN_PLACES + i];
 
         if (strcmp(state, "stopped") == 0 || strcmp(state, "paused") == 0)
-            printf("zone %s is %s; bring it back with: nef zone-start --dir %s %s\n",
+            printf("%s%s is %s; bring it back with: nef zone-start --dir %s %s\n", i < NEF_PLAN_ZONES ? "zone " : "witness ",
                    r->plan.places[i].name, state, r->dir, r->plan.places[i].name);
     }
 }
@@ -281,6 +281,7 @@ int nef_cmd_up(int argc, char **argv)
                          "with: nef down --dir %s",
                          why.text, r->dir, r->dir);
         tell_full(r);
+        tell_stopped(r);
     } else {
         introduce(r);
         tell_stopped(r);

@@ -351,7 +351,11 @@ def test_zone_stop_and_start(own):
             assert states(own)[f"zone-{zone}"] == "stopped"  # the supervisor leaves it alone
         own.start_zone(zone)
         own.wait_durability("2/2", 40)
-    assert set(states(own).values()) == {"running"}
+    own.stop_zone("w")
+    assert "witness w is stopped; bring it back with: nef zone-start" in own.nef("up", "--dir", own.directory,
+                                                                                  "--detach").stdout
+    own.start_zone("w")
+    wait_for(lambda: set(states(own).values()) == {"running"}, 10)
     assert own.nef("zone-stop", "--dir", own.directory, "x", check=False).returncode != 0
 
 
