@@ -160,6 +160,17 @@ def test_a_format_at_the_seam(r, prompt, after):
     assert len(again) == (after > 0)
 
 
+def test_a_backend_that_takes_no_format_with_a_message_to_continue(r):
+    """It is asked again, without: better an answer that nothing holds to its form than none."""
+    fail(r, "cut", 5, times=1)
+    r.fakes["b"].control(mode="status", after=400, times=1)
+    s = r.chat("FORMAT THINK8", zone="a", response_format=FORMAT)
+    assert s.error is None and s.text[0] == "not JSON at all"
+    assert s.reasoning[0].strip() == "".join(f"w{i} " for i in range(8)).strip()
+    again = [b for f in r.fakes.values() for b in f.control()["bodies"] if b.get("continue_final_message")]
+    assert sorted("response_format" in b for b in again) == [False, True]
+
+
 def test_what_the_client_did_wrong_is_told(r):
     fail(r, "status", 400, times=1)
     s = r.chat(zone="a")

@@ -164,7 +164,7 @@ def test_the_only_engine_left(r, alone):
 
 
 def test_a_hung_engine_is_replaced(r):
-    pid = r.engine_pid("a")
+    pid = wait_for(lambda: r.engine_pid("a"), 30)  # the test before killed it
     send_signal(pid, signal.SIGSTOP)
     wait_for(lambda: r.engine_pid("a") not in (None, 0, pid), 30)
     wait_for(r.ai_ready, 30)
