@@ -109,7 +109,6 @@ def long_names(s3):
             return
 
 
-@pytest.mark.soak
 @pytest.mark.parametrize("zone", chosen("a", "b"))
 def test_index_disk_full(two_disks, zone):
     """The disk of a zone's index is full, the log's isn't. What can't be applied isn't acknowledged; once it is known,

@@ -30,7 +30,6 @@ def one_thread(net, fault_library):
         net.leave()
 
 
-@pytest.mark.soak
 def test_cold_reads_hold_up_nobody_else(one_thread):
     """Objects in segments whose reads take 1.5 s: small, of one piece, of several. Meanwhile other requests through the
     same thread are answered at once."""
