@@ -322,6 +322,8 @@ static void no_answer_is_unknown(void **state)
     assert_int_equal(nef_etcd_get(e, "/nef/slow", &value, &revision), NEF_OK);
     assert_int_equal(revision, 0);
     assert_int_equal(kill(single.pid[0], SIGSTOP), 0);
+    /* its threads stop one by one: some may answer until all have */
+    assert_int_equal(waitpid(single.pid[0], NULL, WUNTRACED), single.pid[0]);
     took = nef_now_ns();
     outcome = nef_etcd_cas(e, "/nef/slow", 0, "late", 4, NULL, &after);
     took = nef_now_ns() - took;
