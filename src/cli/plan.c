@@ -197,6 +197,21 @@ static const struct {
     {504, "The zone that had this request gave no answer."},
 };
 
+/* What the front answers itself where no zone can, in the form that a port's clients parse: BEFORE and AFTER go around
+ * the sentence. */
+static void answers_itself(const char *type, const char *before, const char *after, struct nef_buf *out)
+{
+    for (size_t i = 0; i < NEF_COUNT(own_answers); i++)
+        nef_buf_printf(out, "    http-error status %u content-type %s hdr Retry-After 1 string '%s%s Please try again.%s'\n",
+                       own_answers[i].status, type, before, own_answers[i].why, after);
+}
+
+static void answers_as_openai(struct nef_buf *out)
+{
+    answers_itself("application/json", "{\"error\":{\"message\":\"",
+                   "\",\"type\":\"server_error\",\"param\":null,\"code\":\"no_zone\"}}", out);
+}
+
 static void ai_backend(const struct nef_plan *plan, uint32_t near, const char *ca, struct nef_buf *out)
 {
     nef_buf_text(out,
@@ -210,7 +225,9 @@ static void ai_backend(const struct nef_plan *plan, uint32_t near, const char *c
                  "    retry-on conn-failure empty-response\n"
                  "    # an answer of which nothing came may be asked for again: it changes nothing but what it costs\n"
                  "    http-request disable-l7-retry unless METH_GET or { path /v1/chat/completions /v1/completions "
-                 "/v1/embeddings }\n"
+                 "/v1/embeddings }\n");
+    answers_as_openai(out);
+    nef_buf_text(out,
                  "    default-server check inter 100ms fastinter 50ms downinter 200ms fall 3 rise 2 "
                  "on-marked-down shutdown-sessions\n");
     for (uint32_t n = 0; n < NEF_PLAN_ZONES; n++) {
@@ -268,13 +285,10 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
              "    # the first request of a client never goes over a connection that may just have "
              "been closed\n"
              "    http-reuse safe\n"
-             "    # what the front itself answers while no zone can: S3's form, which clients parse\n");
-    for (size_t i = 0; i < NEF_COUNT(own_answers); i++)
-        nef_buf_printf(out,
-                       "    http-error status %u content-type application/xml hdr Retry-After 1 string '<?xml "
-                       "version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>ServiceUnavailable</Code><Message>%s "
-                       "Please try again.</Message></Error>'\n",
-                       own_answers[i].status, own_answers[i].why);
+             "    # what the front itself answers while no zone can: S3's form, which clients parse; OpenAI's for ai\n");
+    answers_itself("application/xml",
+                   "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>ServiceUnavailable</Code><Message>",
+                   "</Message></Error>", out);
     nef_buf_text(out, "\nfrontend s3\n");
     nef_buf_printf(out, "    bind %s%s%s:%u%s%s\n", open_bracket(plan->front.bind),
                    plan->front.bind, close_bracket(plan->front.bind), plan->front.port,
@@ -282,6 +296,7 @@ nef_err nef_plan_haproxy(const struct nef_plan *plan, uint32_t near, const char 
     nef_buf_printf(out, "    default_backend zones\n\nfrontend ai\n    bind %s%s%s:%u%s%s\n",
                    open_bracket(plan->front.bind), plan->front.bind, close_bracket(plan->front.bind),
                    plan->front.ai_port, plan->front.pem[0] != 0 ? " ssl alpn http/1.1 crt " : "", plan->front.pem);
+    answers_as_openai(out);
     nef_buf_text(
         out, "    default_backend ai-zones\n"
              "\n"

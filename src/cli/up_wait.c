@@ -161,7 +161,7 @@ static bool zones_ready(struct waiting *w, const struct nef_region_view *view)
 
 static bool front_answers(struct waiting *w)
 {
-    char url[NEF_URL_MAX + 2], base[NEF_URL_MAX];
+    char url[NEF_URL_MAX + 8], base[NEF_URL_MAX];
     struct nef_http_answer answer = {0};
     bool good = true;
 
@@ -177,6 +177,17 @@ static bool front_answers(struct waiting *w)
         if (!good)
             say(w, "the front %s doesn't answer (%s%ld)", url,
                 err != NEF_OK ? answer.error : "status ", answer.status);
+    }
+    if (good && w->r->plan.front.ai_port != 0) {
+        struct nef_http_call call = {.url = url, .timeout_ms = 1000};
+
+        /* Its checks find the zones' AI ports by themselves, a moment later. No answer at all: a front whose file is from
+         * before there was that port. */
+        nef_plan_url(base, false, w->r->plan.front.bind, w->r->plan.front.ai_port);
+        (void)snprintf(url, sizeof(url), "%s/health", base);
+        good = nef_http_do(&call, &answer) != NEF_OK || answer.status < 500;
+        if (!good)
+            say(w, "the front's AI port %s doesn't answer (status %ld)", url, answer.status);
     }
     nef_buf_free(&answer.body);
     return good;

@@ -359,6 +359,30 @@ def test_zone_stop_and_start(own):
     assert own.nef("zone-stop", "--dir", own.directory, "x", check=False).returncode != 0
 
 
+def test_the_front_without_zones(own):
+    """It answers in the form that a port's clients parse, and nef up returns when both ports have found a zone again."""
+    def asked(url):
+        try:
+            with urllib.request.urlopen(url, timeout=5) as a:
+                return a.status, a.headers, a.read().decode()
+        except urllib.error.HTTPError as e:
+            return e.code, e.headers, e.read().decode()
+    own.wait_durability()
+    for zone in ("a", "b"):
+        own.stop_zone(zone, "--kill")
+    wait_for(lambda: asked(own.endpoint)[0] == asked(own.json["ai_endpoint"] + "/v1/models")[0] == 503, 10)
+    _, headers, text = asked(own.endpoint)
+    assert headers["Retry-After"] == "1" and error_code(text.encode()) == "ServiceUnavailable"
+    _, headers, text = asked(own.json["ai_endpoint"] + "/v1/models")
+    assert headers["Retry-After"] == "1" and headers["Content-Type"] == "application/json"
+    assert json.loads(text)["error"]["code"] == "no_zone"
+    for zone in ("a", "b"):
+        own.start_zone(zone)
+    own.nef("up", "--dir", own.directory, "--detach")
+    assert asked(own.endpoint)[0] == 403 and asked(own.json["ai_endpoint"] + "/v1/models")[0] == 401
+    own.wait_durability("2/2", 40)
+
+
 def test_zone_start_waits_until_the_zone_counts(own):
     """--wait returns when the other zone can be taken away; the tour in README.md does just that."""
     own.wait_durability()
