@@ -2,11 +2,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/bytes.h"
 #include "base/trace.h"
 #include "crypto/crypto.h"
 #include "gateway/responses_internal.h"
 #include "io/clock.h"
+
+#define DELETE_WAIT_MS 1500u /* for an answer that is being made to end */
+#define DELETE_LOOK_MS 20u
 
 #define ID_RANDOM 20u
 
@@ -400,6 +404,16 @@ static void cancel(struct nef_responses_call *c)
     attach(c, l, CALL_UNTIL_END);
 }
 
+static bool has_ended(struct live *l)
+{
+    bool ended;
+
+    (void)pthread_mutex_lock(&l->lock);
+    ended = l->ended;
+    (void)pthread_mutex_unlock(&l->lock);
+    return ended;
+}
+
 static void delete (struct nef_responses_call *c)
 {
     struct live *l = NULL;
@@ -411,11 +425,15 @@ static void delete (struct nef_responses_call *c)
         err = find(c, c->id, head, &l);
     json_decref(head);
     if (err == NEF_OK) {
-        (void)pthread_mutex_lock(&l->lock);
-        ended = l->ended;
-        (void)pthread_mutex_unlock(&l->lock);
-        if (!ended) /* whoever makes it finds that it is gone when it ends */
+        ended = has_ended(l);
+        if (!ended)
             live_cancel(l);
+        /* A piece that is written meanwhile would stay until whoever makes the answer finds, when it ends, that it is gone: so
+         * it gets the time to hear that it should end. If it is lost, that is who goes on with it. */
+        for (unsigned waited = 0; !ended && waited < DELETE_WAIT_MS; waited += DELETE_LOOK_MS) {
+            (void)usleep(DELETE_LOOK_MS * 1000);
+            ended = has_ended(l);
+        }
         live_unref(l);
         err = live_delete(c->rs, c->id, ended);
     }
