@@ -2,6 +2,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include "base/limits.h"
@@ -57,6 +58,29 @@ static void serve(struct nef_api *api, const sigset_t *signals, uint32_t drain_s
             break;
 }
 
+static nef_err serve_model(struct nef_api *api, const struct nef_infer_setup *s)
+{
+    const struct nef_model_config *config = nef_model_config(s->model);
+    const struct nef_api_model model = {
+        .engine = s->engine,
+        .tokenizer = s->tokenizer,
+        .alias = s->alias,
+        .family = s->family,
+        .context = s->context,
+        .pooling = s->pooling,
+        .embedding_end = s->embedding_end,
+        .sampling = nef_api_sampling_of(s->family, config->embedding),
+        .vocab = config->vocab,
+        .context_trained = config->context,
+        .embedding = config->embedding,
+        .file_bytes = nef_model_file_bytes(s->model),
+        .kernels = s->kernels->name,
+        .kv_type = nef_kv_type_name(s->kv_type),
+    };
+
+    return nef_api_serve(api, &model);
+}
+
 static int run(const struct nef_infer_options *o, struct nef_api_options *api_options, const sigset_t *signals,
                uint32_t drain_s)
 {
@@ -64,37 +88,27 @@ static int run(const struct nef_infer_options *o, struct nef_api_options *api_op
     const struct nef_model_config *config;
     struct nef_api *api = NULL;
     char address[NEF_HOST_PORT_TEXT];
-    int status = nef_infer_load(o, &s);
-    nef_err err;
+    nef_err err = nef_api_start(api_options, &api);
+    int status;
 
+    if (err != NEF_OK) {
+        nef_host_port_text(&api_options->listen, address);
+        return nef_complain("infer", "can't listen on %s: the line above says why; another place: --listen HOST:PORT",
+                            api_options->unix_path != NULL ? api_options->unix_path : address);
+    }
+    status = nef_infer_load(o, &s);
     if (status == 0)
         status = nef_infer_engine(o, &s);
     if (status == 0)
         status = nef_infer_pooling(o, &s);
     if (status != 0)
         goto out;
-    config = nef_model_config(s.model);
-    api_options->engine = s.engine;
-    api_options->tokenizer = s.tokenizer;
-    api_options->alias = s.alias;
-    api_options->family = s.family;
-    api_options->context = s.context;
-    api_options->pooling = s.pooling;
-    api_options->embedding_end = s.embedding_end;
-    api_options->sampling = nef_api_sampling_of(s.family, config->embedding);
-    api_options->vocab = config->vocab;
-    api_options->context_trained = config->context;
-    api_options->embedding = config->embedding;
-    api_options->file_bytes = nef_model_file_bytes(s.model);
-    api_options->kernels = s.kernels->name;
-    api_options->kv_type = nef_kv_type_name(s.kv_type);
-    err = nef_api_start(api_options, &api);
+    err = serve_model(api, &s);
     if (err != NEF_OK) {
-        nef_host_port_text(&api_options->listen, address);
-        status = nef_complain("infer", "can't listen on %s: the line above says why; another place: --listen HOST:PORT",
-                              api_options->unix_path != NULL ? api_options->unix_path : address);
+        status = nef_complain("infer", "can't serve the model: %s", nef_err_text(err));
         goto out;
     }
+    config = nef_model_config(s.model);
     api_options->listen.port = nef_api_port(api);
     nef_host_port_text(&api_options->listen, address);
     if (s.context > config->context)
@@ -103,8 +117,8 @@ static int run(const struct nef_infer_options *o, struct nef_api_options *api_op
     nef_trace(NEF_TRACE_INFO, "infer_started", "s:listen",
               api_options->unix_path != NULL ? api_options->unix_path : address, "s:model", s.alias, "s:kernels",
               s.kernels->name, "u:threads", (uint64_t)nef_pool_threads(s.pool), "u:slots", (uint64_t)s.slots,
-              "u:context", (uint64_t)s.context, "s:kv_type", api_options->kv_type, "u:load_ms", s.load_ms, "s:version",
-              NEF_VERSION, NULL);
+              "u:context", (uint64_t)s.context, "s:kv_type", nef_kv_type_name(s.kv_type), "u:load_ms", s.load_ms,
+              "s:version", NEF_VERSION, NULL);
     nef_notify("READY=1");
     serve(api, signals, drain_s);
 out:
@@ -175,6 +189,7 @@ int nef_cmd_infer(int argc, char **argv)
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     (void)signal(SIGHUP, SIG_IGN);
+    (void)prctl(PR_SET_NAME, "nef-infer"); /* a zone starts it as /proc/self/exe, which would be named "exe" */
     nef_trace_setup(2, "infer", NEF_TRACE_INFO);
     raise_limits();
     return run(&o, &api, &signals, drain_s);

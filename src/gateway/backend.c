@@ -14,6 +14,7 @@
 #include "io/clock.h"
 
 #define CONNECT_MS        5000u /* probes tell much sooner that nobody is there; a busy one takes its time */
+#define LOADING_PATIENCE  4u
 #define MODELS_EVERY_NS   5000000000ull
 #define ANSWER_MAX        ((size_t)1 << 20)
 #define REMOTE_MAX        64u /* backends that one relay may name */
@@ -219,6 +220,19 @@ static void take_models(struct backend *b)
     json_decref(root);
 }
 
+/* It said something, or is a process that hasn't been seen before. */
+static void heard(struct backend *b, uint64_t now, bool ready)
+{
+    pid_t pid;
+
+    if (b->kind != BACKEND_ENGINE)
+        return;
+    pid = engine_pid(b);
+    b->was_ready = ready || (b->was_ready && pid == b->heard_pid);
+    b->heard_pid = pid;
+    b->heard_ns = now;
+}
+
 static void on_probe_end(void *context, nef_err err)
 {
     struct backend *b = context;
@@ -232,9 +246,9 @@ static void on_probe_end(void *context, nef_err err)
             take_models(b);
         return;
     }
+    if (b->status != 0)
+        heard(b, nef_now_ns(), good);
     if (good) {
-        b->answered_ns = nef_now_ns();
-        b->answered_pid = engine_pid(b);
         came_up(b);
     } else if (err != NEF_E_TIMEOUT || !speaks(b)) {
         went_down(b, err == NEF_OK ? "status" : nef_err_name(err));
@@ -450,19 +464,23 @@ nef_err backends_start(struct nef_gateway *g)
     return err;
 }
 
-/* An engine that answers no probe hangs, as long as it is the process that answered before: one that loads its model
- * says nothing either. */
+/* An engine that answers no probe hangs. One that loads its model answers, too, that it isn't ready; but it has all cores
+ * to itself then, and was perhaps just started on a busy machine. */
 static void look_for_hung(struct backend *b, uint64_t now)
 {
-    if (b->kind != BACKEND_ENGINE || b->healthy || b->answered_pid == 0 || b->gone)
+    const uint64_t hung = b->g->ai->engine.hung_ns;
+    pid_t pid;
+
+    if (b->kind != BACKEND_ENGINE || b->healthy || b->gone)
         return;
-    if (now < b->answered_ns + b->g->ai->engine.hung_ns)
+    pid = engine_pid(b);
+    if (pid != b->heard_pid)
+        heard(b, now, false);
+    if (pid == 0 || now < b->heard_ns + (b->was_ready ? hung : LOADING_PATIENCE * hung))
         return;
-    if (engine_pid(b) == b->answered_pid) {
-        nef_trace(NEF_TRACE_ERROR, "ai_engine_hung", "s:model", b->model, "u:pid", (uint64_t)b->answered_pid, NULL);
-        engine_kill(b, b->answered_pid);
-    }
-    b->answered_pid = 0;
+    nef_trace(NEF_TRACE_ERROR, "ai_engine_hung", "s:model", b->model, "u:pid", (uint64_t)pid, NULL);
+    engine_kill(b, pid);
+    b->heard_ns = now; /* it is gone soon */
 }
 
 void backends_tick(struct nef_gateway *g, uint64_t now)

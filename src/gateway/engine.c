@@ -35,7 +35,6 @@ struct nef_engine_child {
     struct nef_engine_child_options o; /* texts: own copies */
     char *texts[5];
     char *directory; /* of the socket: the child's working directory, so that its path is short */
-    char program[4096];
     int event; /* wakes the thread */
     pthread_mutex_t lock;
     pid_t pid; /* under lock, as is whether it may be signalled: it isn't reaped while it is set */
@@ -152,7 +151,7 @@ static int exec_engine(const struct nef_engine_child *c, const struct arguments 
     }
     if (close_range(model_fd >= 0 ? MODEL_FD + 1 : MODEL_FD, ~0u, 0) != 0)
         return 126;
-    (void)execve(c->program, a->argv, environment);
+    (void)execve("/proc/self/exe", a->argv, environment); /* this version, also if the file was replaced by another */
     return 127;
 }
 
@@ -298,12 +297,10 @@ static bool copy(struct nef_engine_child *c, size_t at, const char *text)
 
 static nef_err prepare(struct nef_engine_child *c, const struct nef_engine_child_options *options)
 {
-    ssize_t bytes = readlink("/proc/self/exe", c->program, sizeof(c->program) - 1);
     char *slash;
 
-    if (bytes <= 0 || !copy(c, 0, options->model) || !copy(c, 1, options->socket_path) || !copy(c, 3, options->kv_type))
-        return bytes <= 0 ? NEF_E_SYSTEM : NEF_E_NOMEM;
-    c->program[bytes] = '\0';
+    if (!copy(c, 0, options->model) || !copy(c, 1, options->socket_path) || !copy(c, 3, options->kv_type))
+        return NEF_E_NOMEM;
     if (options->model_file != NULL) {
         c->texts[2] = realpath(options->model_file, NULL);
         if (c->texts[2] == NULL && !copy(c, 2, options->model_file)) /* it may come later */

@@ -53,8 +53,11 @@ struct backend {
     bool probing_models;
     struct nef_buf answer;
     unsigned status;
-    uint64_t probe_ns, models_ns, answered_ns; /* last begin, last list, last good word; 0: never */
-    pid_t answered_pid; /* ENGINE: which process answered */
+    uint64_t probe_ns, models_ns; /* last begin; 0: never */
+    /* ENGINE: the process that was last seen, whether it was ready, and when it last said anything */
+    pid_t heard_pid;
+    bool was_ready;
+    uint64_t heard_ns;
     uint64_t progress_ns; /* some stream of it gave something */
     /* counters */
     atomic_ullong requests, losses;

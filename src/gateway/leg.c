@@ -16,6 +16,7 @@
 #include "base/limits.h"
 #include "base/trace.h"
 #include "gateway/run_internal.h"
+#include "infer/api/api.h"
 #include "io/clock.h"
 
 #define BARREN_MAX     3u
@@ -255,6 +256,21 @@ static bool is_refusal(unsigned status)
     return status == 400 || status == 404 || status == 405 || status == 413 || status == 415 || status == 422;
 }
 
+static bool is_loading(const struct leg *leg)
+{
+    json_t *root;
+    const char *code;
+    bool loading;
+
+    if (leg->status != 503 || !leg->backend->speaks.built_in)
+        return false;
+    root = json_loadb((const char *)leg->answer.data, leg->answer.bytes, 0, NULL);
+    code = json_string_value(json_object_get(json_object_get(root, "error"), "code"));
+    loading = code != NULL && strcmp(code, NEF_API_LOADING) == 0;
+    json_decref(root);
+    return loading;
+}
+
 static void done(struct leg *leg)
 {
     let_go(leg);
@@ -291,6 +307,8 @@ static void on_end(void *context, nef_err err)
     leg->call = NULL;
     if (leg->run->ended)
         return;
+    if (err == NEF_OK && is_loading(leg))
+        err = NEF_E_CLOSED; /* started again since it was asked last: as if it weren't there yet */
     if (leg->splice != NULL && nef_splice_finished(leg->splice) && !leg->garbage) {
         done(leg);
     } else if (err == NEF_OK && leg->splice == NULL && leg->status == 200) {

@@ -94,7 +94,7 @@ static const struct nef_config_field engine_fields[] = {
      .preset = "3s",
      .min = 200 * NS_PER_MS,
      .max = NS_PER_H,
-     .help = "an engine that says nothing for so long is killed and started again"},
+     .help = "an engine that says nothing for so long (while it loads, four times as long) is killed and started again"},
 };
 static const struct nef_config_schema engine = SCHEMA(engine_fields);
 

@@ -171,6 +171,16 @@ def test_a_hung_engine_is_replaced(r):
     wait_for(r.ai_ready, 30)
 
 
+def test_one_that_hangs_before_it_was_ready_is_replaced(r):
+    """Stopped as soon as it exists: it has never answered, so nothing tells that it could."""
+    old = wait_for(lambda: r.engine_pid("a"), 30)
+    send_signal(old, signal.SIGKILL)
+    pid = wait_for(lambda: r.engine_pid("a") not in (None, 0, old) and r.engine_pid("a"), 30, 0.001)
+    send_signal(pid, signal.SIGSTOP)
+    wait_for(lambda: r.engine_pid("a") not in (None, 0, pid), 60)
+    wait_for(r.ai_ready, 30)
+
+
 @pytest.mark.parametrize("how", ["--kill", "--pause"])
 def test_a_lost_zone(r, alone, how):
     """Clients of zone b's front door whose answers zone a computes; a goes, and with it its engine."""

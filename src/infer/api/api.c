@@ -39,7 +39,7 @@ struct nef_sampling nef_api_sampling_of(enum nef_chat_family family, uint32_t em
 /* What a budget needs; a vocabulary in which </think> is no token of its own has no budgets. */
 static nef_err prepare_budget(struct nef_api *api)
 {
-    const struct nef_tokenizer *t = api->options.tokenizer;
+    const struct nef_tokenizer *t = api->model.tokenizer;
     nef_err err;
 
     api->think_end = nef_token_find(t, "</think>");
@@ -111,26 +111,14 @@ nef_err nef_api_start(const struct nef_api_options *options, struct nef_api **ou
 
     if (api == NULL)
         return NEF_E_NOMEM;
-    NEF_ASSERT(options->context > 1 && options->alias != NULL);
     api->options = *options;
     api->started_s = nef_wall_ms() / 1000;
-    (void)snprintf(api->fingerprint, sizeof(api->fingerprint), "nef-%s-n%u-%s", NEF_VERSION, NEF_NUMERICS_VERSION,
-                   options->kv_type);
     (void)pthread_mutex_init(&api->list_lock, NULL);
     (void)pthread_condattr_init(&monotonic);
     (void)pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     (void)pthread_cond_init(&api->ticker_wake, &monotonic);
     (void)pthread_condattr_destroy(&monotonic);
     http.handler.context = api;
-    err = prepare_budget(api);
-    if (err == NEF_OK)
-        err = nef_grammars_open(options->tokenizer, &api->grammars);
-    if (err == NEF_E_UNSUPPORTED) {
-        nef_trace(NEF_TRACE_WARN, "no_grammars", "s:why", "the vocabulary lacks a token for some byte", NULL);
-        err = NEF_OK;
-    }
-    if (err != NEF_OK)
-        goto fail;
     err = nef_workers_new("nef-prompt", WORKERS, NEF_INFER_WAITING_MAX, &api->workers);
     if (err != NEF_OK)
         goto fail;
@@ -147,6 +135,26 @@ nef_err nef_api_start(const struct nef_api_options *options, struct nef_api **ou
     return NEF_OK;
 fail:
     release(api);
+    return err;
+}
+
+nef_err nef_api_serve(struct nef_api *api, const struct nef_api_model *model)
+{
+    nef_err err;
+
+    NEF_ASSERT(!atomic_load(&api->ready) && model->context > 1 && model->alias != NULL);
+    api->model = *model;
+    (void)snprintf(api->fingerprint, sizeof(api->fingerprint), "nef-%s-n%u-%s", NEF_VERSION, NEF_NUMERICS_VERSION,
+                   model->kv_type);
+    err = prepare_budget(api);
+    if (err == NEF_OK)
+        err = nef_grammars_open(model->tokenizer, &api->grammars);
+    if (err == NEF_E_UNSUPPORTED) {
+        nef_trace(NEF_TRACE_WARN, "no_grammars", "s:why", "the vocabulary lacks a token for some byte", NULL);
+        err = NEF_OK;
+    }
+    if (err == NEF_OK)
+        atomic_store(&api->ready, true);
     return err;
 }
 

@@ -22,6 +22,8 @@
 #include "infer/text/tokenizer.h"
 #include "io/config.h"
 
+#define NEF_API_LOADING "loading_model" /* code of the 503 of a server that has no model yet */
+
 struct nef_api;
 
 struct nef_api_options {
@@ -30,7 +32,10 @@ struct nef_api_options {
     uint32_t connections_max;
     /* Behind a gateway: its headers x-nef-cache-salt, x-nef-weight and x-nef-priority say whose a request is. */
     bool trust_salt;
-    /* all outlive the server */
+};
+
+/* What it serves. All that is pointed to outlives the server. */
+struct nef_api_model {
     struct nef_engine *engine;
     const struct nef_tokenizer *tokenizer;
     const char *alias; /* the model's name in answers */
@@ -49,8 +54,11 @@ struct nef_api_options {
  * presets. */
 struct nef_sampling nef_api_sampling_of(enum nef_chat_family family, uint32_t embedding);
 
-/* Takes some tenths of a second: the grammars' vocabulary is made before it listens. Errors: those of nef_http_start. */
+/* Listens. Until there is a model each request is answered with 503 "Loading model", as llama.cpp's server does, so that
+ * one that loads can be told from one that hangs. Errors: those of nef_http_start. */
 NEF_MUST_CHECK nef_err nef_api_start(const struct nef_api_options *options, struct nef_api **out_api);
+/* Serves MODEL from now on; once. Takes some tenths of a second: makes the grammars' vocabulary. */
+NEF_MUST_CHECK nef_err nef_api_serve(struct nef_api *api, const struct nef_api_model *model);
 uint16_t nef_api_port(const struct nef_api *api); /* 0 for a Unix socket */
 /* New requests are refused with 503, and no connection is taken; what runs goes on. */
 void nef_api_quiesce(struct nef_api *api);

@@ -25,6 +25,8 @@ struct call;
 
 struct nef_api {
     struct nef_api_options options;
+    atomic_bool ready; /* what follows from the model is there, and changes no more */
+    struct nef_api_model model;
     struct nef_http *http;
     struct nef_workers *workers;
     uint64_t started_s;

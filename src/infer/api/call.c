@@ -213,6 +213,8 @@ static enum nef_http_next on_begin(void *context)
         nef_http_answer_header(c->http, "Allow", allowed);
         return NEF_HTTP_ANSWERED;
     }
+    if (!atomic_load(&c->api->ready))
+        return refuse(c, 503, NEF_API_LOADING, "Loading model");
     if (c->route->answer != NULL)
         return NEF_HTTP_GO;
     if (atomic_load(&c->api->draining))

@@ -53,7 +53,7 @@ static nef_err submit_next(struct call *c)
         .prompt_count = run->prompt_tokens,
         .think_end = NEF_NO_TOKEN,
         .embedding = on_embedding,
-        .pooling = c->api->options.pooling,
+        .pooling = c->api->model.pooling,
         .finished = on_finished,
     };
     nef_err err = nef_api_submit(c, run, &g);
@@ -81,7 +81,7 @@ static bool submit_some(struct call *c)
 
 static bool check(struct call *c, const struct nef_api_request *r)
 {
-    const struct nef_api_options *o = &c->api->options;
+    const struct nef_api_model *o = &c->api->model;
     uint32_t wide = r->dimensions == 0 ? o->embedding : r->dimensions;
 
     if (o->pooling == NEF_POOLING_NONE)
@@ -105,7 +105,7 @@ bool nef_api_embed(struct call *c, struct nef_api_request *r)
     if (c->runs == NULL)
         return nef_api_refuse_err(c, NEF_E_NOMEM);
     c->run_count = r->prompt_count;
-    c->dimensions = r->dimensions == 0 ? c->api->options.embedding : r->dimensions;
+    c->dimensions = r->dimensions == 0 ? c->api->model.embedding : r->dimensions;
     c->base64 = r->base64;
     for (uint32_t i = 0; i < c->run_count; i++) {
         struct run *run = &c->runs[i];
@@ -151,7 +151,7 @@ static void write_document(struct call *c)
         nef_buf_u8(out, '}');
     }
     nef_buf_text(out, "],\"model\":");
-    nef_json_cstr_write(out, c->api->options.alias);
+    nef_json_cstr_write(out, c->api->model.alias);
     nef_buf_printf(out, ",\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}", (unsigned long long)usage.prompt,
                    (unsigned long long)usage.prompt);
 }

@@ -23,7 +23,7 @@ static bool on_ends(void *context, uint32_t token)
 {
     struct run *run = context;
 
-    return !run->ignore_eos && nef_token_ends(run->call->api->options.tokenizer, token);
+    return !run->ignore_eos && nef_token_ends(run->call->api->model.tokenizer, token);
 }
 
 static bool on_token(void *context, const struct nef_token *token)
@@ -74,7 +74,7 @@ nef_err nef_api_submit(struct call *c, struct run *run, const struct nef_generat
     whose.context = run;
     nef_api_call_ref(c); /* until nef_api_run_finished */
     (void)atomic_fetch_add(&c->running, 1);
-    err = nef_engine_generate(c->api->options.engine, &whose, &generation);
+    err = nef_engine_generate(c->api->model.engine, &whose, &generation);
     if (err != NEF_OK) {
         (void)atomic_fetch_sub(&c->running, 1);
         nef_api_call_unref(c);
@@ -133,7 +133,7 @@ static bool echo_prompt(struct call *c, struct run *run, const struct nef_api_pr
     if (prompt->text != NULL)
         nef_buf_append(&text, prompt->text, prompt->bytes);
     else
-        err = nef_api_text_of(c->api->options.tokenizer, prompt->tokens, prompt->count, &text);
+        err = nef_api_text_of(c->api->model.tokenizer, prompt->tokens, prompt->count, &text);
     if (err == NEF_OK)
         err = nef_buf_end(&text);
     if (err == NEF_OK)
@@ -224,7 +224,7 @@ static bool submit(struct call *c, const struct nef_api_request *r, struct run *
 
 static bool start_run(struct call *c, const struct nef_api_request *r, const struct prompt *prompt, uint32_t choice)
 {
-    const uint32_t index = prompt->index * r->choices + choice, context = c->api->options.context;
+    const uint32_t index = prompt->index * r->choices + choice, context = c->api->model.context;
     const uint32_t most = NEF_MIN(r->tokens_max, context - prompt->count);
     const struct nef_api_prompt *earlier = r->continued == NULL ? NULL : &r->continued[index];
     const bool told = r->echo && r->logprobs != 0 && earlier == NULL; /* the prompt comes as tokens */
@@ -237,7 +237,7 @@ static bool start_run(struct call *c, const struct nef_api_request *r, const str
     run->prompt_tokens = prompt->count;
     run->first = choice == 0;
     err = nef_answer_init(&run->answer, &(struct nef_answer_options){
-                                            .tokenizer = c->api->options.tokenizer,
+                                            .tokenizer = c->api->model.tokenizer,
                                             .stops = r->stops,
                                             .stop_count = r->stop_count,
                                             .tokens_max = most + (told ? prompt->count : 0),
@@ -280,7 +280,7 @@ static bool start_prompt(struct call *c, const struct nef_api_request *r, uint32
 
 static bool generate(struct call *c, const struct nef_api_request *r)
 {
-    const struct nef_api_options *o = &c->api->options;
+    const struct nef_api_model *o = &c->api->model;
     const bool chat = r->kind == NEF_API_CHAT;
     const uint32_t prompts = chat ? 1 : r->prompt_count;
     char random[NEF_API_RANDOM_HEX];
@@ -314,7 +314,7 @@ static bool generate(struct call *c, const struct nef_api_request *r)
 
 void nef_api_work(struct call *c)
 {
-    const struct nef_api_options *o = &c->api->options;
+    const struct nef_api_model *o = &c->api->model;
     struct nef_api_request r = {0};
     bool good =
         nef_api_request_parse(c->route->kind, c->body.data, c->body.bytes, &o->sampling, o->vocab, &r, &c->error);

@@ -196,16 +196,16 @@ void nef_api_metrics_write(struct nef_api *api, const char *(*url_name)(uint32_t
     struct nef_engine_stats stats;
     struct nef_grammars_stats grammars = {0};
 
-    nef_engine_stats(api->options.engine, &stats);
+    nef_engine_stats(api->model.engine, &stats);
     if (api->grammars != NULL)
         nef_grammars_stats(api->grammars, &grammars);
     family(out, "nef_infer", "info", "What serves.");
     nef_buf_text(out, "nef_infer_info{");
-    label(out, "model", api->options.alias);
+    label(out, "model", api->model.alias);
     nef_buf_u8(out, ',');
     label(out, "version", NEF_VERSION);
     nef_buf_printf(out, ",numerics=\"%u\",kernels=\"%s\",kv_type=\"%s\"} 1\n", NEF_NUMERICS_VERSION,
-                   api->options.kernels, api->options.kv_type);
+                   api->model.kernels, api->model.kv_type);
     requests(m, url_name, out);
     gauge(out, "nef_infer_requests_active", "Requests under way.", nef_api_active(api));
     counter(out, "nef_infer_clients_left", "Requests whose client left before the end.", get(&m->client_left));

@@ -19,7 +19,7 @@ void nef_api_health(struct call *c)
 
 static void describe(const struct nef_api *api, struct nef_buf *out)
 {
-    const struct nef_api_options *o = &api->options;
+    const struct nef_api_model *o = &api->model;
 
     nef_buf_text(out, "{\"id\":");
     nef_json_text_write(out, o->alias, strlen(o->alias));
@@ -46,11 +46,11 @@ void nef_api_model(struct call *c)
     const char *name = c->path + strlen("/v1/models/");
     struct nef_buf out = {0};
 
-    if (strcmp(name, c->api->options.alias) != 0) {
+    if (strcmp(name, c->api->model.alias) != 0) {
         struct nef_api_error error;
 
         (void)nef_api_fail(&error, 404, "model_not_found", "model",
-                           "There is no such model here; this server has '%s'.", c->api->options.alias);
+                           "There is no such model here; this server has '%s'.", c->api->model.alias);
         nef_api_answer_error(c, &error);
         return;
     }

@@ -73,7 +73,7 @@ nef_err nef_api_text_of(const struct nef_tokenizer *t, const uint32_t *tokens, u
 static bool render_chat(struct call *c, const struct nef_api_request *r, char **out_text, size_t *out_bytes)
 {
     const struct nef_chat_options options = {
-        .family = c->api->options.family,
+        .family = c->api->model.family,
         .messages = r->messages,
         .tools = r->tools,
         .add_generation_prompt = r->add_generation_prompt,
@@ -123,8 +123,8 @@ static bool chat_tokens(struct call *c, const struct nef_api_request *r, uint32_
 
     if (!render_chat(c, r, &rendered, &bytes))
         return false;
-    c->write.thinking = c->api->options.family == NEF_CHAT_QWEN3 && begins_thinking(r, rendered, bytes);
-    err = tokens_of(c->api->options.tokenizer, rendered, bytes, true, NEF_NO_TOKEN, NEF_NO_TOKEN, out_tokens, out_count);
+    c->write.thinking = c->api->model.family == NEF_CHAT_QWEN3 && begins_thinking(r, rendered, bytes);
+    err = tokens_of(c->api->model.tokenizer, rendered, bytes, true, NEF_NO_TOKEN, NEF_NO_TOKEN, out_tokens, out_count);
     nef_wipe(rendered, bytes);
     free(rendered);
     return err == NEF_OK || nef_api_refuse_err(c, err);
@@ -135,7 +135,7 @@ static bool chat_tokens(struct call *c, const struct nef_api_request *r, uint32_
 bool nef_api_prompt_tokens(struct call *c, const struct nef_api_request *r, uint32_t i, uint32_t **out_tokens,
                            uint32_t *out_count)
 {
-    const struct nef_api_options *o = &c->api->options;
+    const struct nef_api_model *o = &c->api->model;
     nef_err err;
 
     if (r->kind == NEF_API_CHAT)
@@ -155,7 +155,7 @@ bool nef_api_prompt_tokens(struct call *c, const struct nef_api_request *r, uint
 
 bool nef_api_prompt_fits(struct call *c, const struct nef_api_request *r, uint32_t count)
 {
-    const uint32_t context = c->api->options.context;
+    const uint32_t context = c->api->model.context;
     const char *param = r->kind == NEF_API_CHAT ? "messages" : r->kind == NEF_API_EMBEDDING ? "input" : "prompt";
 
     if (count == 0)
@@ -189,7 +189,7 @@ static void piece_of(const struct nef_tokenizer *t, uint32_t token, struct nef_b
 
 bool nef_api_tokenize(struct call *c, const struct nef_api_request *r)
 {
-    const struct nef_tokenizer *t = c->api->options.tokenizer;
+    const struct nef_tokenizer *t = c->api->model.tokenizer;
     uint32_t *tokens = NULL, count = 0;
     nef_err err = tokens_of(t, r->prompts[0].text, r->prompts[0].bytes, r->parse_special,
                             r->add_special ? nef_tokenizer_bos(t) : NEF_NO_TOKEN, NEF_NO_TOKEN, &tokens, &count);
@@ -216,7 +216,7 @@ bool nef_api_tokenize(struct call *c, const struct nef_api_request *r)
 bool nef_api_detokenize(struct call *c, const struct nef_api_request *r)
 {
     struct nef_buf text = {0};
-    nef_err err = nef_api_text_of(c->api->options.tokenizer, r->prompts[0].tokens, r->prompts[0].count, &text);
+    nef_err err = nef_api_text_of(c->api->model.tokenizer, r->prompts[0].tokens, r->prompts[0].count, &text);
 
     if (err == NEF_OK) {
         nef_buf_text(&c->document, "{\"content\":");

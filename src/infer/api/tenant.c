@@ -72,7 +72,7 @@ uint32_t nef_api_retry_after_s(struct nef_api *api)
     struct nef_engine_stats stats;
     uint64_t ms;
 
-    nef_engine_stats(api->options.engine, &stats);
+    nef_engine_stats(api->model.engine, &stats);
     ms = nef_api_metrics_interval_ms(&api->metrics) * (stats.waiting + 1ull);
     return (uint32_t)NEF_MAX(1u, NEF_MIN(RETRY_MAX_S, (ms + 999) / 1000));
 }

@@ -761,6 +761,21 @@ class Ends(unittest.TestCase):
         self.assertEqual("".join(e["choices"][0]["text"] for e in got[:-1]), "0123456789")
         s.stop()
 
+    def test_without_a_model_yet_it_says_so(self):
+        s = Server(4, 64, "--loading")
+        for method, path in (("GET", "/health"), ("GET", "/v1/models"), ("GET", "/metrics"), ("POST", "/v1/completions"),
+                             ("POST", "/v1/chat/completions"), ("POST", "/tokenize")):
+            status, headers, answer = s.call(method, path, {"prompt": "x"} if method == "POST" else None)
+            self.assertEqual((status, headers["Retry-After"]), (503, "1"))
+            self.assertEqual((answer["error"]["message"], answer["error"]["code"]), ("Loading model", "loading_model"))
+        self.assertEqual(s.call("GET", "/nothing")[0], 404)
+        s.process.send_signal(signal.SIGUSR1)
+        while s.call("GET", "/health")[0] != 200:
+            time.sleep(0.01)
+        self.assertEqual(s.complete(say("here"))["choices"][0]["text"], "here")
+        s.stop()
+        Server(4, 64, "--loading").stop()
+
     def test_what_outlasts_the_drain_is_told(self):
         s = Server()
         stream = s.stream("/v1/completions", {"prompt": say("x", "endless[[]] slow[[20]]")})

@@ -1,8 +1,8 @@
 /* The server over an engine that says what it is told to, for api_test.py:
  *
- *   fake_infer PORT|unix:PATH [SLOTS] [WAITING] [--trust-salt]
+ *   fake_infer PORT|unix:PATH [SLOTS] [WAITING] [--trust-salt | --loading]
  *
- * prints "port N" and serves until SIGTERM, which drains. What a request's prompt has between "say[[" and "]]" is the
+ * prints "port N" and serves until SIGTERM, which drains; --loading: has a model once SIGUSR1 comes. What a request's prompt has between "say[[" and "]]" is the
  * answer, a token a byte; the prompt may also hold "slow[[MS]]": milliseconds between tokens, "endless[[]]": the answer
  * again and again, "hang[[]]": never a token, "fail[[]]": the generation fails after the answer, "whose[[]]": the answer
  * is salt, tenant, weight and priority, "asked[[]]": the answer is what of the request only an engine sees. Each
@@ -283,6 +283,8 @@ int main(int argc, char **argv)
     struct nef_api_options o = {
         .listen = {.host = "127.0.0.1"},
         .connections_max = 512,
+    };
+    struct nef_api_model model = {
         .engine = &engine,
         .alias = "fake",
         .context = CONTEXT,
@@ -295,7 +297,7 @@ int main(int argc, char **argv)
         .kernels = "scalar",
         .kv_type = "bf16",
     };
-    struct nef_tokenizer *tokenizer = tiny_tokenizer(&o.family);
+    struct nef_tokenizer *tokenizer = tiny_tokenizer(&model.family);
     struct nef_api *api = NULL;
     sigset_t signals;
     int number;
@@ -310,9 +312,10 @@ int main(int argc, char **argv)
     if (argc > 3)
         engine.waiting_max = (uint32_t)atoi(argv[3]);
     o.trust_salt = argc > 4 && strcmp(argv[4], "--trust-salt") == 0;
-    o.tokenizer = tokenizer;
+    model.tokenizer = tokenizer;
     (void)sigemptyset(&signals);
     (void)sigaddset(&signals, SIGTERM);
+    (void)sigaddset(&signals, SIGUSR1);
     (void)pthread_sigmask(SIG_BLOCK, &signals, NULL);
     (void)signal(SIGPIPE, SIG_IGN);
     nef_trace_setup(2, "fake", NEF_TRACE_INFO);
@@ -320,9 +323,12 @@ int main(int argc, char **argv)
         nef_tokenizer_close(tokenizer);
         return 1;
     }
+    if (argc <= 4 || strcmp(argv[4], "--loading") != 0)
+        NEF_ASSERT(nef_api_serve(api, &model) == NEF_OK);
     printf("port %u\n", nef_api_port(api));
     (void)fflush(stdout);
-    (void)sigwait(&signals, &number);
+    while (sigwait(&signals, &number) != 0 || number == SIGUSR1)
+        NEF_ASSERT(nef_api_serve(api, &model) == NEF_OK);
     nef_api_quiesce(api);
     for (int i = 0; i < 100 && nef_api_active(api) > 0; i++)
         (void)usleep(20000);
