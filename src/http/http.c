@@ -19,6 +19,7 @@
  *
  * Only the listener's thread parks. A CLOSED request is never resumed. */
 #include "http/http.h"
+#include <fcntl.h>
 #include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "base/assert.h"
@@ -47,8 +49,9 @@ struct nef_http {
     uint16_t port;
     char *cert, *key, *client_ca;
     char *unix_path; /* unlinked at the end */
-    int quiesced_fd;
-    atomic_bool closing;
+    uint32_t connections_few; /* below it no thread of the library is at its limit */
+    bool deaf;                /* the listening socket is closed */
+    atomic_bool quiet, closing;
     atomic_uint parked;
 };
 
@@ -562,6 +565,15 @@ static void release(struct nef_http *http)
     free(http);
 }
 
+static enum MHD_Result may_connect(void *context, const struct sockaddr *address, socklen_t bytes)
+{
+    struct nef_http *http = context;
+
+    (void)address;
+    (void)bytes;
+    return atomic_load(&http->quiet) ? MHD_NO : MHD_YES;
+}
+
 nef_err nef_http_start(const struct nef_http_options *options, struct nef_http **out_http)
 {
     struct nef_http *http = calloc(1, sizeof(*http));
@@ -581,7 +593,7 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
         return NEF_E_NOMEM;
     NEF_ASSERT(options->threads > 0 && options->connections_max >= options->threads);
     http->handler = options->handler;
-    http->quiesced_fd = -1;
+    http->connections_few = options->connections_max / options->threads / 2; /* some are just being taken */
     if (options->cert_file != NULL) {
         err = nef_http_read_pem(options->cert_file, &http->cert);
         if (err == NEF_OK)
@@ -614,7 +626,7 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
     if (err != NEF_OK)
         goto out;
     http->daemon =
-        MHD_start_daemon(flags, 0, NULL, NULL, on_request, http, /* */
+        MHD_start_daemon(flags, 0, may_connect, http, on_request, http, /* */
                          MHD_OPTION_LISTEN_SOCKET, fd,           /* */
                          /* A pool of one is the same as none, but the library wants none then. */
                          MHD_OPTION_THREAD_POOL_SIZE, options->threads > 1 ? options->threads : 0u,
@@ -661,21 +673,27 @@ uint32_t nef_http_connections(const struct nef_http *http)
     return info == NULL ? 0 : info->num_connections;
 }
 
+/* Not by MHD_quiesce_daemon: that and the library's threads both take the listening socket out of epoll, and whoever
+ * comes second aborts the process ("Failed to remove listen FD from epoll set", 0.9.75 and later). Instead an eventfd,
+ * which is never readable, takes the socket's descriptor; that closes the socket, so that clients are refused as by a
+ * process that has ended. A thread at its limit of connections would take the socket out of epoll, too, and miss it: with that
+ * many, new ones are taken and dropped, until the next call or the end. */
 void nef_http_quiesce(struct nef_http *http)
 {
-    if (http->quiesced_fd >= 0)
-        return;
-    if (http->unix_path != NULL) { /* while it still answers: see nef_http_remove_socket */
-        const union MHD_DaemonInfo *info =
-            MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);
+    int nothing;
 
-        if (info != NULL)
-            nef_http_remove_socket(http->unix_path, info->listen_fd);
-    }
-    http->quiesced_fd = MHD_quiesce_daemon(http->daemon);
-    if (http->quiesced_fd >=
-        0) /* still open, until no thread can use it; but nobody is to wait in its queue */
-        (void)shutdown(http->quiesced_fd, SHUT_RDWR);
+    if (http->deaf || info == NULL)
+        return;
+    if (!atomic_exchange(&http->quiet, true) && http->unix_path != NULL)
+        nef_http_remove_socket(http->unix_path, info->listen_fd); /* while it still answers: see there */
+    if (nef_http_connections(http) >= http->connections_few)
+        return;
+    nothing = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (nothing < 0)
+        return;
+    http->deaf = dup3(nothing, info->listen_fd, O_CLOEXEC) >= 0;
+    (void)close(nothing);
 }
 
 void nef_http_stop(struct nef_http *http)
@@ -689,7 +707,5 @@ void nef_http_stop(struct nef_http *http)
     while (atomic_load(&http->parked) > 0)
         (void)usleep(STOP_POLL_US);
     MHD_stop_daemon(http->daemon);
-    if (http->quiesced_fd >= 0)
-        (void)close(http->quiesced_fd);
     release(http);
 }

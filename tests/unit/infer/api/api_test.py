@@ -776,6 +776,28 @@ class Ends(unittest.TestCase):
         s.stop()
         Server(4, 64, "--loading").stop()
 
+    def test_stops_while_clients_come(self):
+        """The library's own way to stop listening aborts now and then (http.c, nef_http_quiesce)."""
+        for _ in range(30):
+            s, over = Server(), threading.Event()
+
+            def come():
+                while not over.is_set():
+                    try:
+                        s.call("GET", "/health")
+                    except (OSError, http.client.HTTPException):
+                        pass
+            clients = [threading.Thread(target=come) for _ in range(3)]
+            for c in clients:
+                c.start()
+            time.sleep(0.02)
+            try:
+                s.stop()
+            finally:
+                over.set()
+                for c in clients:
+                    c.join()
+
     def test_what_outlasts_the_drain_is_told(self):
         s = Server()
         stream = s.stream("/v1/completions", {"prompt": say("x", "endless[[]] slow[[20]]")})
