@@ -69,6 +69,27 @@ static void print_cell(const json_t *cell)
     printf("\n");
 }
 
+static const char *seen(const json_t *value)
+{
+    return json_is_true(value) ? "healthy" : json_is_false(value) ? "UNREACHABLE" : "not asked yet";
+}
+
+/* The witness and etcd's members, as the zone sees them that answered. */
+static void print_others(const json_t *root)
+{
+    const json_t *witness = json_object_get(root, "witness"), *members = json_object_get(root, "etcd"), *item;
+    size_t n;
+
+    printf("\n%-12s %s\n", "WITNESS", "ADDRESS");
+    if (json_is_object(witness))
+        printf("%-12s %s\n", seen(json_object_get(witness, "answers")), nef_json_text(witness, "address", "?"));
+    else
+        printf("%-12s %s\n", "-", "not in this zone's configuration");
+    printf("\n%-12s %s\n", "ETCD", "ENDPOINT");
+    json_array_foreach(members, n, item)
+        printf("%-12s %s\n", seen(json_object_get(item, "healthy")), nef_json_text(item, "endpoint", "?"));
+}
+
 /* Durability is what the region's record says, and stands there as well when nobody can change the record any more. */
 static void print_serving(const json_t *root)
 {
@@ -122,6 +143,7 @@ bool nef_status_print(const json_t *root)
     json_array_foreach(zones, n, item) print_zone(item);
     printf("\n%-12s %-12s %-8s  %s\n", "CELL", "PRIMARY", "LAG", "LOG END");
     json_array_foreach(cells, n, item) print_cell(item);
+    print_others(root);
     if (lost > 0) {
         nef_human_bytes(text, lost);
         printf("\nzone %s keeps %s of what an accepted loss gave up in lost/: docs/operations.md\n",

@@ -55,6 +55,7 @@ static void ask_witness(struct clocks *c)
         }
         json_decref(root);
     }
+    atomic_store(&c->rt->witness_seen, c->witness_known ? NEF_SEEN_YES : NEF_SEEN_NO);
     nef_buf_free(&answer.body);
 }
 

@@ -250,18 +250,24 @@ static void *group_main(void *argument)
     return NULL;
 }
 
-nef_err group_start(struct nef_runtime *rt)
+nef_err etcd_open(struct nef_runtime *rt, uint32_t timeout_ms, struct nef_etcd **out_etcd)
 {
     const struct nef_etcd_config *c = &rt->config->etcd;
-    struct nef_etcd_options options = {
+    const struct nef_etcd_options options = {
         .endpoints = (const char *const *)c->endpoints,
         .endpoint_count = c->endpoint_count,
         .ca = c->tls.ca,
         .cert = c->tls.cert,
         .key = c->tls.key,
-        .timeout_ms = (uint32_t)(c->timeout_ns / 1000000),
+        .timeout_ms = timeout_ms,
     };
-    nef_err err = nef_etcd_new(&options, &rt->etcd);
+
+    return nef_etcd_new(&options, out_etcd);
+}
+
+nef_err group_start(struct nef_runtime *rt)
+{
+    nef_err err = etcd_open(rt, (uint32_t)(rt->config->etcd.timeout_ns / 1000000), &rt->etcd);
 
     if (err != NEF_OK)
         return err;

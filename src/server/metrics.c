@@ -225,6 +225,18 @@ static void peers(const struct nef_runtime_stats *st, const struct nef_zone_conf
 #undef PER_PEER
 }
 
+/* A member that wasn't asked yet has no series. */
+static void others(const struct nef_runtime_stats *st, const struct nef_zone_config *config, struct nef_buf *out)
+{
+    family(out, "nef_etcd_member_healthy", "gauge", "1 if that member of etcd is well.");
+    for (uint32_t i = 0; i < config->etcd.endpoint_count; i++)
+        if (st->etcd_member[i] != NEF_SEEN_NEVER)
+            nef_buf_printf(out, "nef_etcd_member_healthy{endpoint=\"%s\"} %d\n", config->etcd.endpoints[i],
+                           st->etcd_member[i] == NEF_SEEN_YES);
+    if (st->witness_seen != NEF_SEEN_NEVER)
+        gauge(out, "nef_witness_up", "1 if the witness answers.", st->witness_seen == NEF_SEEN_YES);
+}
+
 static void sync_times(const struct nef_runtime_stats *st, struct nef_buf *out)
 {
     uint64_t cumulative = 0;
@@ -272,6 +284,7 @@ void nef_metrics_text(struct nef_metrics *m, struct nef_runtime *rt,
     counter(out, "nef_failovers", "Epochs this process has taken.", st->failovers);
     cells(rt, st, now->config, out);
     peers(st, now->config, out);
+    others(st, now->config, out);
     sync_times(st, out);
     gauge(out, "nef_disk_free_bytes", "Free on the data directory's file system.", st->free_bytes);
     gauge(out, "nef_disk_total_bytes", "Its size.", st->total_bytes);

@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include "io/etcd.h"
 #include "repl/repl.h"
 #include "server/config.h"
 #include "store/store.h"
@@ -98,6 +99,9 @@ NEF_MUST_CHECK nef_err nef_runtime_repair(struct nef_runtime *rt, uint32_t cell,
 
 /* ---- state, for health, metrics, status ---- */
 
+/* Of what isn't a zone: when it was asked last, a few seconds ago. */
+enum nef_seen { NEF_SEEN_NEVER, NEF_SEEN_YES, NEF_SEEN_NO };
+
 struct nef_runtime_stats {
     struct nef_repl_status repl;
     uint64_t applied[NEF_CELL_MAX];
@@ -114,6 +118,7 @@ struct nef_runtime_stats {
     uint64_t scrub_bytes, scrub_bad, scrub_repaired;
     uint64_t bytes_appended, bytes_sent, bytes_received;
     int64_t clock_adjust_ms;
+    enum nef_seen etcd_member[NEF_ETCD_MEMBERS_MAX], witness_seen;
     uint64_t now_ns;
 };
 void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out_stats);

@@ -14,6 +14,7 @@
  *   maintain.c  background: the primary's proposals: region, accepted loss, checkpoints, compaction
  *   lost.c      background: what cuts left aside
  *   clocks.c    background: this clock beside peer's and witness's
+ *   members.c   background: which of etcd's members are well
  *   scrub.c     background: scrub, repair, comparison of digests
  *   status.c    statistics and the JSON of `nef status`
  *
@@ -266,7 +267,9 @@ struct nef_runtime {
     } guests[GREETING_MAX]; /* those whose time runs */
 
     /* background */
-    pthread_t upkeep_thread, maintain_thread, clocks_thread, scrub_thread;
+    pthread_t upkeep_thread, maintain_thread, clocks_thread, scrub_thread, members_thread;
+    /* enum nef_seen: etcd's members, in the configuration's order (members.c); the witness (clocks.c) */
+    atomic_uint etcd_member[NEF_ETCD_MEMBERS_MAX], witness_seen;
     _Atomic bool clock_settled; /* compared with another one since the start, or nobody is there to compare with */
     pthread_mutex_t later_lock;
     struct later *later; /* under later_lock, and so the two below */
@@ -372,6 +375,8 @@ void links_stop(struct nef_runtime *rt);
 
 /* group.c */
 NEF_MUST_CHECK nef_err group_start(struct nef_runtime *rt);
+/* Another handle with the configuration's members and certificates. */
+NEF_MUST_CHECK nef_err etcd_open(struct nef_runtime *rt, uint32_t timeout_ms, struct nef_etcd **out_etcd);
 void group_stop(struct nef_runtime *rt);
 void group_ask(struct nef_runtime *rt);
 void group_swap(struct nef_runtime *rt, const struct nef_group *group, uint64_t revision);
@@ -383,9 +388,10 @@ NEF_MUST_CHECK nef_err upkeep_start(struct nef_runtime *rt);
 void upkeep_stop(struct nef_runtime *rt);
 void later_close(struct nef_runtime *rt); /* call all who wait; nobody is taken any more */
 
-/* maintain.c, clocks.c */
+/* maintain.c, clocks.c, members.c */
 void *maintain_main(void *argument);
 void *clocks_main(void *argument);
+void *members_main(void *argument);
 
 /* lost.c */
 #define LOST_TAIL "tail-" /* names in DIR/lost/ of what a failover made void begin so */

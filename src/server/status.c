@@ -85,6 +85,9 @@ void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out)
         out->bytes_received += atomic_load(&rt->links[i].bytes_received);
     }
     out->clock_adjust_ms = nef_wall_behind_ms();
+    for (uint32_t i = 0; i < rt->config->etcd.endpoint_count; i++)
+        out->etcd_member[i] = (enum nef_seen)atomic_load(&rt->etcd_member[i]);
+    out->witness_seen = (enum nef_seen)atomic_load(&rt->witness_seen);
     out->now_ns = now;
 }
 
@@ -176,6 +179,24 @@ static void put_cells(struct nef_runtime *rt, const struct nef_repl_status *s, s
     nef_buf_text(out, "]");
 }
 
+static const char *seen_json(unsigned seen)
+{
+    return seen == NEF_SEEN_YES ? "true" : seen == NEF_SEEN_NO ? "false" : "null";
+}
+
+/* What isn't a zone, as this one sees it. */
+static void put_others(struct nef_runtime *rt, struct nef_buf *out)
+{
+    if (rt->config->witness.address != NULL)
+        nef_buf_printf(out, "\"witness\":{\"address\":\"%s\",\"answers\":%s},", rt->config->witness.address,
+                       seen_json(atomic_load(&rt->witness_seen)));
+    nef_buf_text(out, "\"etcd\":[");
+    for (uint32_t i = 0; i < rt->config->etcd.endpoint_count; i++)
+        nef_buf_printf(out, "%s{\"endpoint\":\"%s\",\"healthy\":%s}", i == 0 ? "" : ",",
+                       rt->config->etcd.endpoints[i], seen_json(atomic_load(&rt->etcd_member[i])));
+    nef_buf_text(out, "],");
+}
+
 void nef_runtime_status_json(struct nef_runtime *rt, struct nef_buf *out)
 {
     static struct nef_repl_status s; /* large; under json_lock */
@@ -198,6 +219,7 @@ void nef_runtime_status_json(struct nef_runtime *rt, struct nef_buf *out)
     nef_buf_printf(out, "\"lost\":{\"accepted_bytes\":%llu,\"tail_bytes\":%llu},",
                    (unsigned long long)atomic_load(&rt->lost_accepted),
                    (unsigned long long)atomic_load(&rt->lost_tails));
+    put_others(rt, out);
     put_cells(rt, &s, out);
     nef_buf_printf(out,
                    ",\"zones\":[{\"name\":\"%s\",\"state\":\"%s\",\"in_sync\":%s,"

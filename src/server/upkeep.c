@@ -1,7 +1,8 @@
 /* What a zone does in the background for itself: segments made ahead, free space, and callers that asked to be
- * called again; and it bounds what cuts left aside (lost.c). Nothing here is in the path of a request, and nothing waits for a proposal, a peer or the network:
- * clocks (clocks.c), the primary's work (maintain.c) and the scrub (scrub.c) have threads of their own, started and
- * stopped here, so that none is late because another is stuck. */
+ * called again; and it bounds what cuts left aside (lost.c). Nothing here is in the path of a request, and nothing waits
+ * for a proposal, a peer or the network: clocks (clocks.c), the primary's work (maintain.c), the scrub (scrub.c) and the
+ * look at etcd's members (members.c) have threads of their own, started and stopped here, so that none is late because
+ * another is stuck. */
 #include <stdlib.h>
 #include <time.h>
 #include "base/trace.h"
@@ -135,7 +136,8 @@ nef_err upkeep_start(struct nef_runtime *rt)
     if (pthread_create(&rt->upkeep_thread, NULL, upkeep_main, rt) != 0 ||
         pthread_create(&rt->maintain_thread, NULL, maintain_main, rt) != 0 ||
         pthread_create(&rt->clocks_thread, NULL, clocks_main, rt) != 0 ||
-        pthread_create(&rt->scrub_thread, NULL, scrub_main, rt) != 0)
+        pthread_create(&rt->scrub_thread, NULL, scrub_main, rt) != 0 ||
+        pthread_create(&rt->members_thread, NULL, members_main, rt) != 0)
         return NEF_E_SYSTEM;
     return NEF_OK;
 }
@@ -146,4 +148,5 @@ void upkeep_stop(struct nef_runtime *rt)
     (void)pthread_join(rt->maintain_thread, NULL);
     (void)pthread_join(rt->clocks_thread, NULL);
     (void)pthread_join(rt->scrub_thread, NULL);
+    (void)pthread_join(rt->members_thread, NULL);
 }

@@ -17,6 +17,11 @@ from lib.s3raw import S3
 from test_faults_zone import settle
 
 
+def members(region):
+    """Which of etcd's three are well, as zone a sees them."""
+    return sorted(e["healthy"] for e in region.status("a")["etcd"])
+
+
 @pytest.mark.parametrize("member", ["etcd-a", "etcd-b", "etcd-w"])
 def test_dead_etcd_member(faulty, member):
     """No request needs etcd: nothing is seen by clients, the epoch stays."""
@@ -31,8 +36,10 @@ def test_dead_etcd_member(faulty, member):
         times = load.successes[before:]
         gap = max(b - a for a, b in zip(times, times[1:]))
         assert gap < 1, f"{gap} s without an answer"
+        wait_for(lambda: members(faulty) == [False, True, True], 20)
         faulty.up()  # starts at once what waits for its back-off
         settle(faulty, load)
+        wait_for(lambda: members(faulty) == [True, True, True], 20)
         assert not [w for w in load.counts if w.split()[1] in ("0", "503")], load.counts
 
 
@@ -46,6 +53,10 @@ def test_dead_witness(faulty):
         load.wait_successes(60)
         assert faulty.status("a")["epoch"] == epoch
         assert faulty.durability() == "2/2"
+        wait_for(lambda: faulty.status("a")["witness"]["answers"] is False, 20)
+        wait_for(lambda: members(faulty) == [False, True, True], 20)
+        table = faulty.nef("status", "--dir", faulty.directory).stdout
+        assert table.count("UNREACHABLE") == 2, table
         faulty.start_zone("w")
         settle(faulty, load)
 
