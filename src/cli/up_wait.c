@@ -14,6 +14,7 @@
 #define CRASHES_MAX     2u /* of one process while we wait: it won't start by itself */
 #define FRONT_ASKS      4u /* in turn over both zones */
 #define TAIL_BYTES      2048
+#define TELL_MS         5000u
 
 nef_err nef_region_view(const struct nef_region *r, struct nef_region_view *out)
 {
@@ -79,7 +80,8 @@ struct waiting {
     struct nef_region_view before;
     uint32_t crashes[NEF_PROCESS_COUNT];
     bool hopeless; /* it won't come by itself */
-    struct nef_region_error *why;
+    struct nef_region_error *why, told; /* what keeps it now; what was shown of that */
+    uint64_t tell_ms;
 };
 
 static void NEF_PRINTF(2, 3) say(struct waiting *w, const char *format, ...)
@@ -193,9 +195,19 @@ static bool front_answers(struct waiting *w)
     return good;
 }
 
+/* Somebody may sit in front of it. */
+static void tell(struct waiting *w)
+{
+    if (nef_now_ms() < w->tell_ms || strcmp(w->why->text, w->told.text) == 0)
+        return;
+    (void)fprintf(stderr, "nef up: waiting: %s\n", w->why->text);
+    w->told = *w->why;
+    w->tell_ms = nef_now_ms() + TELL_MS;
+}
+
 bool nef_up_wait(const struct nef_region *r, uint32_t timeout_ms, struct nef_region_error *out_why)
 {
-    struct waiting w = {.r = r, .why = out_why};
+    struct waiting w = {.r = r, .why = out_why, .tell_ms = nef_now_ms() + TELL_MS};
     uint64_t until = nef_now_ms() + timeout_ms;
 
     nef_caller_of(r, &w.admin);
@@ -210,6 +222,7 @@ bool nef_up_wait(const struct nef_region *r, uint32_t timeout_ms, struct nef_reg
             return true;
         if (w.hopeless || nef_now_ms() >= until)
             return false;
+        tell(&w);
         (void)usleep(50000);
     }
 }
