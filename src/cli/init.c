@@ -153,6 +153,7 @@ static nef_err set_place(struct init *in, uint32_t index, const char *name, cons
     SET(etcd_cert, "%s-etcd/etcd.crt", config);
     SET(etcd_key, "%s-etcd/etcd.key", config);
     SET(token_file, "%s/secrets/admin.token", config);
+    SET(metrics_token_file, "%s/secrets/metrics.token", config);
     SET(root_file, "%s/secrets/root.json", config);
     SET(customer_key_file, "%s/keys/customer.key", config);
 #undef SET
@@ -194,7 +195,7 @@ static nef_err set_zones(struct init *in, const char *zones, const char *config,
 static nef_err make_operator(struct init *in)
 {
     static const char *const names[] = {"ca.crt",    "ca.key",      "customer.key",
-                                        "root.json", "admin.token", "witness.token"};
+                                        "root.json", "admin.token", "witness.token", "metrics.token"};
     char path[NEF_COUNT(names)][NEF_PATH_MAX];
     nef_err err = make_directory(in, NEF_PLAN_PLACES, "");
 
@@ -211,6 +212,8 @@ static nef_err make_operator(struct init *in)
         err = nef_token_make(path[4]);
     if (err == NEF_OK)
         err = nef_token_make(path[5]); /* its own: the zones' token makes users */
+    if (err == NEF_OK)
+        err = nef_token_make(path[6]); /* of all three, and opens nothing but metrics */
     return err == NEF_OK ? NEF_OK : fail(in, err, "%s/operator: %s", in->out, nef_err_text(err));
 }
 
@@ -315,6 +318,10 @@ static nef_err make_nef(struct init *in, uint32_t place)
         err = tree_path(in, NEF_PLAN_PLACES, zone ? "admin.token" : "witness.token", from);
     if (err == NEF_OK)
         err = copy_file(in, from, place, "/etc/nef/secrets/admin.token", 0600);
+    if (err == NEF_OK)
+        err = tree_path(in, NEF_PLAN_PLACES, "metrics.token", from);
+    if (err == NEF_OK)
+        err = copy_file(in, from, place, "/etc/nef/secrets/metrics.token", 0600);
     if (err == NEF_OK && zone)
         err = tree_path(in, NEF_PLAN_PLACES, "root.json", from);
     if (err == NEF_OK && zone)

@@ -374,6 +374,7 @@ static nef_err fill_admin(const struct nef_plan *plan, const struct nef_place *p
         out->tls.key = borrow(p->key);
     }
     out->token_file = borrow(p->token_file);
+    out->metrics_token_file = borrow(p->metrics_token_file);
     return host_port(&out->listen, p->bind, p->admin);
 }
 

@@ -34,6 +34,7 @@ struct nef_place {
     char etcd_cert[NEF_PATH_MAX], etcd_key[NEF_PATH_MAX]; /* of the etcd member */
     char ca[NEF_PATH_MAX]; /* as its processes see it; so all that follow */
     char token_file[NEF_PATH_MAX];
+    char metrics_token_file[NEF_PATH_MAX];
     char root_file[NEF_PATH_MAX];         /* zones only */
     char customer_key_file[NEF_PATH_MAX]; /* zones only */
 };

@@ -68,6 +68,7 @@ static void fill_place(struct nef_region *r, uint32_t index)
     nef_region_path(r, p->etcd_cert, "pki/etcd-%s.crt", p->name);
     nef_region_path(r, p->etcd_key, "pki/etcd-%s.key", p->name);
     nef_region_path(r, p->token_file, "secrets/admin.token");
+    nef_region_path(r, p->metrics_token_file, "secrets/metrics.token");
     nef_region_path(r, p->root_file, "secrets/root.json");
     nef_region_path(r, p->customer_key_file, "keys/customer.key");
 }
@@ -242,6 +243,8 @@ static nef_err make_secrets(const struct nef_region *r, bool fresh, struct nef_r
         err = made(nef_root_credentials_make(any->root_file), any->root_file, error);
     if (err == NEF_OK)
         err = made(nef_token_make(any->token_file), any->token_file, error);
+    if (err == NEF_OK)
+        err = made(nef_token_make(any->metrics_token_file), any->metrics_token_file, error);
     return err;
 }
 

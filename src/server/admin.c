@@ -33,7 +33,7 @@ struct nef_admin {
     struct nef_admin_options options;
     struct nef_http *http;
     struct nef_workers *workers;
-    char *token; /* NEF_TOKEN_BYTES of locked memory */
+    char *token, *metrics_token; /* NEF_TOKEN_BYTES of locked memory each; the second may be "" */
     pthread_rwlock_t s3_lock;
     struct nef_s3_service *s3; /* under s3_lock, as is ai */
     struct nef_admin_ai ai;    /* context NULL: none */
@@ -434,14 +434,10 @@ static const struct route routes[] = {
 
 static bool token_good(const struct admin_call *c)
 {
-    static const char scheme[] = "Bearer ";
     const char *header = nef_http_header(c->http, "Authorization");
-    const char *token = c->admin->token;
 
-    if (header == NULL || strncmp(header, scheme, sizeof(scheme) - 1) != 0)
-        return false;
-    header += sizeof(scheme) - 1;
-    return strlen(header) == strlen(token) && nef_equal_ct(header, token, strlen(token));
+    return nef_token_matches(header, c->admin->token) ||
+           (c->route != NULL && c->route->answer == metrics && nef_token_matches(header, c->admin->metrics_token));
 }
 
 static void *on_open(void *context, struct nef_http_request *http)
@@ -556,6 +552,7 @@ static void free_admin(struct nef_admin *admin)
 {
     nef_workers_free(admin->workers);
     nef_secret_free(admin->token, NEF_TOKEN_BYTES);
+    nef_secret_free(admin->metrics_token, NEF_TOKEN_BYTES);
     (void)pthread_rwlock_destroy(&admin->s3_lock);
     free(admin);
 }
@@ -578,10 +575,13 @@ nef_err nef_admin_start(const struct nef_admin_options *options, struct nef_admi
     admin->s3 = options->s3;
     (void)pthread_rwlock_init(&admin->s3_lock, NULL);
     admin->token = nef_secret_new(NEF_TOKEN_BYTES);
-    if (admin->token == NULL)
+    admin->metrics_token = nef_secret_new(NEF_TOKEN_BYTES);
+    if (admin->token == NULL || admin->metrics_token == NULL)
         goto fail;
     NEF_ASSERT(strlen(options->token) > 0 && strlen(options->token) < NEF_TOKEN_BYTES);
+    NEF_ASSERT(strlen(options->metrics_token) < NEF_TOKEN_BYTES);
     (void)strcpy(admin->token, options->token);
+    (void)strcpy(admin->metrics_token, options->metrics_token);
     err = nef_workers_new("nef-admin", WORKERS, QUEUE_MAX, &admin->workers);
     if (err != NEF_OK)
         goto fail;

@@ -3,7 +3,7 @@
  *   GET  /health/live              200 as long as the process answers            no token
  *   GET  /health/ready             200 or 503: may the front send requests here  no token
  *   GET  /time                     {"wall_ms"}: for the other clocks             no token
- *   GET  /metrics                  OpenMetrics
+ *   GET  /metrics                  OpenMetrics; the metrics token opens it, too
  *   GET  /status                   what `nef status` shows
  *   GET  /ai/status                the gateway's backends and engines
  *   GET  /users                    {"users": [{"name", "access_key", "bucket", "read_only",
@@ -27,7 +27,7 @@ struct nef_admin;
 
 struct nef_admin_options {
     const struct nef_zone_config *config; /* all borrowed until stop */
-    const char *token;                    /* copied to locked memory */
+    const char *token, *metrics_token;    /* copied to locked memory; the second may be "" */
     struct nef_runtime *rt;
     struct nef_keys *keys;
     struct nef_metrics *metrics;

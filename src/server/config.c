@@ -36,6 +36,8 @@ static const struct nef_config_field admin_fields[] = {
      .help = "PEM files; without them this listener speaks plain HTTP"},
     {.name = "token_file", FIELD(struct nef_admin_config, token_file, PATH), .required = true,
      .help = "one line, mode 0600: the bearer token of everything but health"},
+    {.name = "metrics_token_file", FIELD(struct nef_admin_config, metrics_token_file, PATH),
+     .help = "as token_file; a token for /metrics alone, for who collects them"},
 };
 static const struct nef_config_schema admin = SCHEMA(admin_fields);
 
@@ -287,16 +289,25 @@ nef_err nef_check_private(const struct nef_config_source *source, const char *ke
 }
 
 /* A listener's key often belongs to a group of the host's certificate tools: only "others" are refused. */
-static nef_err check_admin(const struct nef_config_source *source, const char *tls_key,
-                           const char *token_key, const struct nef_admin_config *a,
+/* WHERE: the map in the file, "listeners.admin" say. */
+static nef_err check_admin(const struct nef_config_source *source, const char *where, const struct nef_admin_config *a,
                            struct nef_config_error *error)
 {
+    const struct {
+        const char *name, *file;
+        unsigned forbidden;
+    } files[] = {{"tls.key", a->has_tls ? a->tls.key : NULL, 007},
+                 {"token_file", a->token_file, 077},
+                 {"metrics_token_file", a->metrics_token_file, 077}};
     nef_err err = NEF_OK;
 
-    if (a->has_tls)
-        err = nef_check_private(source, tls_key, a->tls.key, 007, error);
-    if (err == NEF_OK)
-        err = nef_check_private(source, token_key, a->token_file, 077, error);
+    for (size_t i = 0; i < NEF_COUNT(files) && err == NEF_OK; i++) {
+        char key[64];
+
+        (void)snprintf(key, sizeof(key), "%s.%s", where, files[i].name);
+        if (files[i].file != NULL)
+            err = nef_check_private(source, key, files[i].file, files[i].forbidden, error);
+    }
     return err;
 }
 
@@ -365,8 +376,7 @@ static nef_err check_zone(const struct nef_config_source *source, const struct n
     if (err == NEF_OK && c->listeners.s3.has_tls)
         err = nef_check_private(source, "listeners.s3.tls.key", c->listeners.s3.tls.key, 007, error);
     if (err == NEF_OK)
-        err = check_admin(source, "listeners.admin.tls.key", "listeners.admin.token_file",
-                          &c->listeners.admin, error);
+        err = check_admin(source, "listeners.admin", &c->listeners.admin, error);
     if (err == NEF_OK)
         err = nef_check_private(source, "tls.key", c->tls.key, 077, error);
     if (err == NEF_OK)
@@ -405,7 +415,7 @@ nef_err nef_witness_config_load(const char *path, struct nef_witness_config *out
         return err;
     err = check_etcd(source, &out->etcd, error);
     if (err == NEF_OK)
-        err = check_admin(source, "admin.tls.key", "admin.token_file", &out->admin, error);
+        err = check_admin(source, "admin", &out->admin, error);
     if (err != NEF_OK)
         nef_witness_config_free(out);
     nef_config_source_free(source);

@@ -28,6 +28,7 @@ struct nef_admin_config {
     bool has_tls;
     struct nef_server_tls tls;
     char *token_file; /* one line, mode 0600: what `Authorization: Bearer` must carry, but for health */
+    char *metrics_token_file; /* NULL, or as that: what may carry it for /metrics only */
 };
 
 struct nef_mutual_tls {
@@ -224,5 +225,7 @@ NEF_MUST_CHECK nef_err nef_root_credentials_make(const char *path);
 NEF_MUST_CHECK nef_err nef_token_load(const char *path, char out[NEF_TOKEN_BYTES],
                                       struct nef_config_error *error);
 NEF_MUST_CHECK nef_err nef_token_make(const char *path);
+/* Is AUTHORIZATION, a header's value or NULL, "Bearer TOKEN"? Takes as long for any wrong one. TOKEN "": never. */
+bool nef_token_matches(const char *authorization, const char *token);
 
 #endif

@@ -144,3 +144,14 @@ nef_err nef_token_make(const char *path)
     nef_wipe(text, sizeof(text));
     return err;
 }
+
+bool nef_token_matches(const char *authorization, const char *token)
+{
+    static const char scheme[] = "Bearer ";
+    size_t bytes = strlen(token);
+
+    if (bytes == 0 || authorization == NULL || strncmp(authorization, scheme, sizeof(scheme) - 1) != 0)
+        return false;
+    authorization += sizeof(scheme) - 1;
+    return strlen(authorization) == bytes && nef_equal_ct(authorization, token, bytes);
+}

@@ -98,7 +98,7 @@ static void no_core(void)
 struct zone {
     struct nef_zone_config config;
     struct nef_root_credentials root;
-    char token[NEF_TOKEN_BYTES];
+    char token[NEF_TOKEN_BYTES], metrics_token[NEF_TOKEN_BYTES];
     struct nef_keys *keys;
     struct nef_runtime *rt;
     struct nef_metrics *metrics;
@@ -159,6 +159,7 @@ static nef_err start(struct zone *z)
         const struct nef_admin_options admin = {
             .config = &z->config,
             .token = z->token,
+            .metrics_token = z->metrics_token,
             .rt = z->rt,
             .keys = z->keys,
             .metrics = z->metrics,
@@ -181,6 +182,7 @@ static nef_err start(struct zone *z)
         err = start_gateway(z);
     nef_wipe(&z->root, sizeof(z->root));
     nef_wipe(z->token, sizeof(z->token));
+    nef_wipe(z->metrics_token, sizeof(z->metrics_token));
     if (err == NEF_OK)
         nef_admin_attach(z->admin, z->s3);
     return err;
@@ -228,6 +230,8 @@ int nef_zone_main(const char *config_path)
         err = nef_root_credentials_load(z.config.root_credentials_file, &z.root, &error);
     if (err == NEF_OK)
         err = nef_token_load(z.config.listeners.admin.token_file, z.token, &error);
+    if (err == NEF_OK && z.config.listeners.admin.metrics_token_file != NULL)
+        err = nef_token_load(z.config.listeners.admin.metrics_token_file, z.metrics_token, &error);
     if (err != NEF_OK) {
         fprintf(stderr, "nef zone: %s\n", error.text);
         return 2;

@@ -219,7 +219,9 @@ int nef_witness_main(const char *config_path)
     }
     (void)pthread_mutex_init(&w->lock, NULL); /* default attributes: can't fail on Linux */
     if (nef_witness_config_load(config_path, &w->config, &error) != NEF_OK ||
-        nef_token_load(w->config.admin.token_file, w->token, &error) != NEF_OK) {
+        nef_token_load(w->config.admin.token_file, w->token, &error) != NEF_OK ||
+        (w->config.admin.metrics_token_file != NULL &&
+         nef_token_load(w->config.admin.metrics_token_file, w->metrics_token, &error) != NEF_OK)) {
         (void)fprintf(stderr, "nef witness: %s\n", error.text);
         goto out;
     }
@@ -233,6 +235,7 @@ int nef_witness_main(const char *config_path)
 out:
     nef_witness_config_free(&w->config);
     nef_wipe(w->token, sizeof(w->token));
+    nef_wipe(w->metrics_token, sizeof(w->metrics_token));
     (void)pthread_mutex_destroy(&w->lock);
     free(w);
     return status;

@@ -31,7 +31,7 @@ struct nef_witness_seen {
 
 struct nef_witness {
     struct nef_witness_config config;
-    char token[NEF_TOKEN_BYTES];
+    char token[NEF_TOKEN_BYTES], metrics_token[NEF_TOKEN_BYTES];
     pthread_mutex_t lock;
     struct nef_witness_seen seen; /* lock */
 };

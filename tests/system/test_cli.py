@@ -213,6 +213,15 @@ def test_health_and_the_token(own):
         assert fetch(z["admin"] + "/anything", own.json["admin_token"])[0] == 404
         assert fetch(z["admin"] + "/metrics", own.json["admin_token"], "POST")[0] == 405
     assert fetch(own.json["witness"]["admin"] + "/health/live")[0] == 200
+    with open(own.path("secrets", "metrics.token")) as f:
+        token = f.read().strip()
+    for admin in [z["admin"] for z in own.json["zones"]] + [own.json["witness"]["admin"]]:
+        assert fetch(admin + "/metrics", token)[0] == 200
+        assert fetch(admin + "/metrics", token[:-1])[0] == 401
+        for page in ("/status", "/users", "/users/x/disable", "/recover"):
+            assert fetch(admin + page, token)[0] in (401, 404)
+    for page in ("/users", "/users/x/disable", "/recover", "/handover"):
+        assert fetch(own.zone("a")["admin"] + page, token, "POST")[0] == 401
 
 
 METRICS = ["nef_requests_total", "nef_request_duration_seconds_bucket", "nef_request_body_bytes_total",

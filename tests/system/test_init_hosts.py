@@ -55,10 +55,13 @@ def test_who_gets_which_secret(tmp_path):
              for p in ("zone-a", "zone-b", "witness", "operator")}
     assert not any("customer" in f or "root.json" in f or "haproxy" in f for f in files["witness"])
     assert not any(f.endswith("ca.key") for p in NAMES for f in files[p])
-    assert {"ca.key", "ca.crt", "customer.key", "root.json", "admin.token", "witness.token"} == files["operator"]
+    assert {"ca.key", "ca.crt", "customer.key", "root.json", "admin.token", "witness.token",
+            "metrics.token"} == files["operator"]
     token = (out / "operator/admin.token").read_text()
     assert (out / "zone-a/etc/nef/secrets/admin.token").read_text() == token
     assert (out / "witness/etc/nef/secrets/admin.token").read_text() != token
+    metrics = {(out / p / "etc/nef/secrets/metrics.token").read_text() for p in ("zone-a", "zone-b", "witness")}
+    assert metrics == {(out / "operator/metrics.token").read_text()} and token not in metrics
     r = nef(*INIT, "--out", str(out))
     assert r.returncode == 1 and "never overwritten" in r.stderr
 

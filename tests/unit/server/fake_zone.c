@@ -45,7 +45,7 @@ int main(int argc, char **argv)
     struct nef_zone_config config = {.cells = 4, .segment_bytes = 64u << 20};
     struct nef_root_credentials root = {ACCESS, SECRET};
     struct nef_s3_service_options s3_options = {.config = &config, .root = &root};
-    struct nef_admin_options admin_options = {.config = &config, .token = TOKEN};
+    struct nef_admin_options admin_options = {.config = &config, .token = TOKEN, .metrics_token = ""};
     const char *const *names;
     struct nef_s3_service *s3 = NULL;
     struct nef_metrics *metrics = NULL;
