@@ -110,12 +110,17 @@ def objects(text):
 
 def prepare(settings):
     """Builds both engines and makes the models that are missing."""
-    os.makedirs(MODELS, exist_ok=True)
     subprocess.run([os.path.join(ROOT, "bench", "llama", "build.sh"), DRIVER], check=True)
     if not os.path.exists(os.path.join(BUILD, "build.ninja")):
         subprocess.run(["meson", "setup", BUILD, ROOT], check=True, stdout=sys.stderr)
     subprocess.run(["ninja", "-C", BUILD, "nef", "bench/bench_logits"], check=True, stdout=sys.stderr)
-    missing = [kind for kind in TYPES if not os.path.exists(settings.model(kind))]
+    make_models(settings, TYPES)
+
+
+def make_models(settings, kinds):
+    """Those of KINDS that are missing."""
+    os.makedirs(MODELS, exist_ok=True)
+    missing = [kind for kind in kinds if not os.path.exists(settings.model(kind))]
     if missing:
         subprocess.run([os.path.join(DATA, "vocab.sh")], check=True)    # fetches the tokenizer
     for kind in missing:

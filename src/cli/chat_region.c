@@ -62,8 +62,8 @@ static int from_endpoint(const struct nef_chat_region_options *o, struct nef_cha
 {
     const char *key = getenv("OPENAI_API_KEY");
 
-    if (key == NULL || nef_text(r->key, sizeof(r->key), "%s", key) != NEF_OK)
-        return nef_complain("chat", "--endpoint needs the key (ACCESSKEY:SECRETKEY) in OPENAI_API_KEY");
+    if (key != NULL && nef_text(r->key, sizeof(r->key), "%s", key) != NEF_OK)
+        return nef_complain("chat", "the key in OPENAI_API_KEY is too long");
     if (nef_text(r->url, sizeof(r->url), "%s", o->endpoint) != NEF_OK)
         return nef_complain("chat", "--endpoint is too long");
     if (o->ca != NULL && (r->ca = strdup(o->ca)) == NULL)
@@ -75,7 +75,7 @@ static int choose_model(const char *wanted, struct nef_chat_region *r)
 {
     struct nef_http_answer a = {0};
     char url[NEF_URL_MAX + 32];
-    const struct nef_http_call call = {.url = url, .bearer = r->key, .ca = r->ca};
+    const struct nef_http_call call = {.url = url, .bearer = r->key[0] != '\0' ? r->key : NULL, .ca = r->ca};
     json_t *root = NULL;
     const json_t *data;
     int status = 0;
@@ -85,7 +85,9 @@ static int choose_model(const char *wanted, struct nef_chat_region *r)
         status = nef_complain("chat", "%s; is the region up?", a.error);
     else if (a.status != 200)
         status = nef_complain("chat", "%s answers %ld%s", r->url, a.status,
-                              a.status == 401 ? ": it doesn't know this key" : "");
+                              a.status != 401        ? ""
+                              : r->key[0] == '\0' ? ": it wants a key (ACCESSKEY:SECRETKEY) in OPENAI_API_KEY"
+                                                    : ": it doesn't know this key");
     if (status == 0)
         root = json_loadb((const char *)a.body.data, a.body.bytes, 0, NULL);
     data = json_object_get(root, "data");
@@ -214,10 +216,12 @@ static nef_err perform(struct turn *t, const struct nef_chat_region *r, const ch
     CURLcode rc = CURLE_OK;
 
     (void)snprintf(url, sizeof(url), "%s/v1/chat/completions", r->url);
-    (void)snprintf(line, sizeof(line), "Authorization: Bearer %s", r->key);
-    headers = curl_slist_append(NULL, line);
-    nef_wipe(line, sizeof(line));
-    more = headers != NULL ? curl_slist_append(headers, "Content-Type: application/json") : NULL;
+    headers = more = curl_slist_append(NULL, "Content-Type: application/json");
+    if (headers != NULL && r->key[0] != '\0') {
+        (void)snprintf(line, sizeof(line), "Authorization: Bearer %s", r->key);
+        more = curl_slist_append(headers, line);
+        nef_wipe(line, sizeof(line));
+    }
     if (more == NULL) {
         curl_slist_free_all(headers);
         return NEF_E_NOMEM;

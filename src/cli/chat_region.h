@@ -12,7 +12,7 @@ struct nef_chat_region;
 
 struct nef_chat_region_options {
     const char *dir;      /* of a region that nef up made; or endpoint */
-    const char *endpoint; /* "https://host:port"; the key is in OPENAI_API_KEY */
+    const char *endpoint; /* "https://host:port"; the key, where one is needed, is in OPENAI_API_KEY */
     const char *ca;       /* with endpoint: NULL, or a PEM file */
     const char *model;    /* NULL: the first one that the region has */
 };

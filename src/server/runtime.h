@@ -124,7 +124,7 @@ struct nef_runtime_stats {
 void nef_runtime_stats(struct nef_runtime *rt, struct nef_runtime_stats *out_stats);
 /* "2/2": zones that hold what is acknowledged now. */
 void nef_runtime_durability(struct nef_runtime *rt, uint32_t *out_have, uint32_t *out_of);
-/* The JSON of `nef status` (schema in docs/operations.md). */
+/* The JSON of `nef status` (its fields: nef help status). */
 void nef_runtime_status_json(struct nef_runtime *rt, struct nef_buf *out);
 /* Operator's wishes: hand the primary over; accept loss (R8). */
 void nef_runtime_handover(struct nef_runtime *rt);
