@@ -69,9 +69,9 @@ static void print_cell(const json_t *cell)
     printf("\n");
 }
 
-static const char *seen(const json_t *value)
+static const char *seen(const json_t *value, const char *yes, const char *no)
 {
-    return json_is_true(value) ? "healthy" : json_is_false(value) ? "UNREACHABLE" : "not asked yet";
+    return json_is_true(value) ? yes : json_is_false(value) ? no : "not asked";
 }
 
 /* The witness and etcd's members, as the zone sees them that answered. */
@@ -82,12 +82,12 @@ static void print_others(const json_t *root)
 
     printf("\n%-12s %s\n", "WITNESS", "ADDRESS");
     if (json_is_object(witness))
-        printf("%-12s %s\n", seen(json_object_get(witness, "answers")), nef_json_text(witness, "address", "?"));
+        printf("%-12s %s\n", seen(json_object_get(witness, "answers"), "answers", "UNREACHABLE"), nef_json_text(witness, "address", "?"));
     else
         printf("%-12s %s\n", "-", "not in this zone's configuration");
     printf("\n%-12s %s\n", "ETCD", "ENDPOINT");
     json_array_foreach(members, n, item)
-        printf("%-12s %s\n", seen(json_object_get(item, "healthy")), nef_json_text(item, "endpoint", "?"));
+        printf("%-12s %s\n", seen(json_object_get(item, "healthy"), "healthy", "UNHEALTHY"), nef_json_text(item, "endpoint", "?"));
 }
 
 /* Durability is what the region's record says, and stands there as well when nobody can change the record any more. */

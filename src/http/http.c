@@ -676,8 +676,8 @@ uint32_t nef_http_connections(const struct nef_http *http)
 /* Not by MHD_quiesce_daemon: that and the library's threads both take the listening socket out of epoll, and whoever
  * comes second aborts the process ("Failed to remove listen FD from epoll set", 0.9.75 and later). Instead an eventfd,
  * which is never readable, takes the socket's descriptor; that closes the socket, so that clients are refused as by a
- * process that has ended. A thread at its limit of connections would take the socket out of epoll, too, and miss it: with that
- * many, new ones are taken and dropped, until the next call or the end. */
+ * process that has ended. A thread at its limit of connections would take the socket out of epoll, too, and miss it:
+ * with that many, new ones are taken and dropped, until the next call or the end. */
 void nef_http_quiesce(struct nef_http *http)
 {
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);

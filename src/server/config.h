@@ -225,7 +225,7 @@ NEF_MUST_CHECK nef_err nef_root_credentials_make(const char *path);
 NEF_MUST_CHECK nef_err nef_token_load(const char *path, char out[NEF_TOKEN_BYTES],
                                       struct nef_config_error *error);
 NEF_MUST_CHECK nef_err nef_token_make(const char *path);
-/* Is AUTHORIZATION, a header's value or NULL, "Bearer TOKEN"? Takes as long for any wrong one. TOKEN "": never. */
+/* Is AUTHORIZATION, a header's value or NULL, "Bearer TOKEN"? How long it takes tells nothing of TOKEN but its length. TOKEN "": never. */
 bool nef_token_matches(const char *authorization, const char *token);
 
 #endif

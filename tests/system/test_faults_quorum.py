@@ -56,7 +56,7 @@ def test_dead_witness(faulty):
         wait_for(lambda: faulty.status("a")["witness"]["answers"] is False, 20)
         wait_for(lambda: members(faulty) == [False, True, True], 20)
         table = faulty.nef("status", "--dir", faulty.directory).stdout
-        assert table.count("UNREACHABLE") == 2, table
+        assert "UNREACHABLE" in table and table.count("UNHEALTHY") == 1 and table.count("healthy") == 2, table
         faulty.start_zone("w")
         settle(faulty, load)
 
