@@ -27,6 +27,7 @@ from lib.infer import UnixConnection  # noqa: E402
 from lib.region import send_signal, wait_for  # noqa: E402
 
 STREAMS = 32
+KILL_TOKENS = 2500  # so many that the engine still computes when the client reads the one at which it is struck
 
 
 def rss_mb(pid):
@@ -162,7 +163,7 @@ def pauses(region, kills):
     for kill in range(kills):
         wait_for(region.ai_ready, 60)
         number = signal.SIGSTOP if kill % 5 == 4 else signal.SIGKILL
-        at, done, struck = dice.randrange(1, 400), threading.Event(), []
+        at, done, struck = dice.randrange(1, KILL_TOKENS // 2), threading.Event(), []
 
         def strike(count):
             if count >= at and not done.is_set():
@@ -172,13 +173,14 @@ def pauses(region, kills):
                 struck.append((zone, busy[zone]["pid"]))
                 send_signal(busy[zone]["pid"], number)
         with ThreadPoolExecutor(6) as pool:
-            got = list(pool.map(lambda i: region.stream("/v1/completions", {**body(500, i), "n": 1},
+            got = list(pool.map(lambda i: region.stream("/v1/completions", {**body(KILL_TOKENS, i), "n": 1},
                                                         on_event=strike if i == 0 else None), range(6)))
         assert all(s.error is None for s in got)
         seen[number].append(max(max(s.pauses) for s in got))
         for zone, pid in struck:  # it may look well until somebody asks it
             wait_for(lambda: region.engine_pid(zone) not in (None, 0, pid), 30)
-    lines = []
+    continued = sum(region.metric(z, "nef_ai_continuations_total") for z in ("a", "b"))
+    lines = [f"| streams continued elsewhere, over {kills} losses | {continued:.0f} | |"]
     for number, limit in ((signal.SIGKILL, 1), (signal.SIGSTOP, 2)):
         s = sorted(seen[number])
         if s:
@@ -190,7 +192,7 @@ def pauses(region, kills):
 
 def measure(quick=False):
     lines = ["### The gateway", "", "| what | measured | |", "|---|---|---|"] + real_shape(quick)
-    region = AiRegion(ai={"connections": 65536, "queue_factor": 10000}, slots=20000)
+    region = AiRegion(ai={"connections": 65536, "queue_factor": 10000}, slots=20000, engine={"context": 4096})
     try:
         region.up()
         lines += overhead(region, "a tiny model", 10 if quick else 100, 2 if quick else 5, 50 if quick else 400)

@@ -327,7 +327,12 @@ def test_content_md5(region, bucket):
 
 # ---- multipart ----
 
-def test_multipart(a, b, fresh):
+def written(region):
+    """Bytes that zone a's logs have taken since it was started."""
+    return region.metric("a", "nef_log_appended_bytes_total")
+
+
+def test_multipart(region, a, b, fresh):
     parts = [os.urandom(5 * MIB), os.urandom(5 * MIB + 333), b"the end"]
     upload = a.create_multipart_upload(Bucket=fresh, Key="multi", ContentType="x/y", Metadata={"m": "1"})["UploadId"]
     assert [u["UploadId"] for u in b.list_multipart_uploads(Bucket=fresh)["Uploads"]] == [upload]
@@ -341,10 +346,12 @@ def test_multipart(a, b, fresh):
         [(n, len(parts[n - 1]), etags[n]) for n in (1, 2, 3)]
     page = b.list_parts(Bucket=fresh, Key="multi", UploadId=upload, MaxParts=1, PartNumberMarker=1)
     assert page["IsTruncated"] and [p["PartNumber"] for p in page["Parts"]] == [2]
+    before = written(region)
     done = b.complete_multipart_upload(Bucket=fresh, Key="multi", UploadId=upload, MultipartUpload={
         "Parts": [{"PartNumber": n, "ETag": etags[n]} for n in (1, 2, 3)]})
     digest = hashlib.md5(b"".join(hashlib.md5(p).digest() for p in parts)).hexdigest()
     assert done["ETag"] == f'"{digest}-3"'
+    assert 0 < written(region) - before < MIB  # of 10 MiB in parts: complete copies nothing
     whole = b"".join(parts)
     for reader in (a, b):
         got = reader.get_object(Bucket=fresh, Key="multi")

@@ -20,6 +20,8 @@ from lib.region import send_signal, wait_for
 
 KILLS = 200 if os.environ.get("NEF_SOAK") == "1" else 20
 STREAMS = 6
+# So many that the engine still computes when the client reads the one at which it is struck.
+TOKENS = 2500
 # Of a machine that has nothing else to do; the tests share theirs with a whole region.
 KILL_S, HANG_S = 1.0, 2.0
 SLACK = float(os.environ.get("NEF_GAP_SLACK", "2"))
@@ -27,7 +29,7 @@ SLACK = float(os.environ.get("NEF_GAP_SLACK", "2"))
 
 @pytest.fixture(scope="module")
 def r():
-    region = AiRegion(fakes=False)
+    region = AiRegion(fakes=False, engine={"context": 4096})
     try:
         yield region.up()
     finally:
@@ -41,7 +43,7 @@ def healthy(r):
 
 def request(i):
     """Seeded ones, greedy ones, chats that think, and several choices."""
-    b = {"model": "nano", "max_tokens": 600, "ignore_eos": True, "seed": i, "temperature": 0 if i % 3 == 0 else 1}
+    b = {"model": "nano", "max_tokens": TOKENS, "ignore_eos": True, "seed": i, "temperature": 0 if i % 3 == 0 else 1}
     if i % 2:
         return "/v1/completions", {**b, "prompt": f"The ship number {i} ", **({"n": 2} if i % 4 == 1 else {})}
     return "/v1/chat/completions", {**b, "messages": [{"role": "user", "content": f"Tell me of ship {i}."}]}
@@ -71,7 +73,7 @@ def test_kills_at_random_places(r, alone):
         wait_for(r.ai_ready, 60)
         number = signal.SIGSTOP if kill % 5 == 4 else signal.SIGKILL
         done, struck = threading.Event(), []
-        at = dice.randrange(1, 500)
+        at = dice.randrange(1, TOKENS // 2)
 
         def strike(count):
             """When the first stream is AT events long: the engine that has most to do."""
@@ -89,7 +91,9 @@ def test_kills_at_random_places(r, alone):
         pauses[number].append(max(max(s.pauses) for s in got))
         for zone, pid in struck:  # it may look well until somebody asks it
             wait_for(lambda: r.engine_pid(zone) not in (None, 0, pid), 30)
-    assert sum(r.metric(z, "nef_ai_continuations_total") for z in ("a", "b")) > KILLS / 4  # some come when all is said
+    continued = sum(r.metric(z, "nef_ai_continuations_total") for z in ("a", "b"))
+    print(f"{continued:.0f} continuations")
+    assert continued > KILLS, continued  # a strike hits several streams; now and then one comes when all is said
     for number, limit in ((signal.SIGKILL, KILL_S), (signal.SIGSTOP, HANG_S)):
         seen = sorted(pauses[number])
         print(f"{number.name}: median {statistics.median(seen):.2f} s, max {seen[-1]:.2f} s of {len(seen)}")
@@ -139,8 +143,8 @@ def test_three_choices_over_a_killed_engine(r, at):
 def test_whole_answers_survive(r, alone):
     path, body = request(2)
     result = []
-    t = threading.Thread(target=lambda: result.append(r.call(path, {**body, "max_tokens": 900}, zone="a")))
-    want = r.call(path, {**body, "max_tokens": 900}, zone="a")
+    t = threading.Thread(target=lambda: result.append(r.call(path, body, zone="a")))
+    want = r.call(path, body, zone="a")
     t.start()
     # zone a's own, or the other one's if that has just been killed by the test before
     busy = wait_for(lambda: next((z for z in ("a", "b") if r.backends(z)["engine:nano"]["in_flight"] == 1), None), 10, 0.005)

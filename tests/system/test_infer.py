@@ -205,6 +205,8 @@ def test_model_from_a_descriptor_and_a_cache_file(s, alone, tmp_path):
             time.sleep(0.05)
         server = object.__new__(Infer)
         server.unix = str(tmp_path / "s")
+        while server.call("/health")[0] == 503 and time.monotonic() < end:  # it loads
+            time.sleep(0.05)
         assert server.call("/v1/models")[2]["data"][0]["id"] == "mine"
         assert ids(server.call("/v1/completions", body(3))[2]) == ids(alone[3])
     finally:

@@ -63,15 +63,17 @@ class Stream:
 
 
 class AiRegion(Region):
-    def __init__(self, ai=None, fakes=True, slots=4, **kw):
+    def __init__(self, ai=None, fakes=True, slots=4, engine=None, **kw):
         self.slots = slots
         self.fakes = {z: Fake("fake") for z in ("a", "b")} if fakes else {}
         self.ai_changes = ai or {}
+        self.engine_changes = engine or {}
         super().__init__(edit=self.change, **kw)
 
     def change(self, _):
         for z in ("a", "b"):
-            ai = {"engine": {"model": "nano", "model_file": os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"), "threads": 1},
+            ai = {"engine": {"model": "nano", "model_file": os.path.join(MODELS, "qwen3-nano-Q8_0.gguf"), "threads": 1,
+                             **self.engine_changes},
                   **self.ai_changes}
             if self.fakes:
                 ai["backends"] = [{"name": "fake", "url": f"http://127.0.0.1:{self.fakes[z].port}",
