@@ -35,7 +35,7 @@ struct clocks {
 static void ask_witness(struct clocks *c)
 {
     char url[512];
-    struct nef_http_call call = {.url = url, .timeout_ms = WITNESS_MS};
+    struct nef_http_call call = {.url = url, .timeout_ms = WITNESS_MS, .ca = c->rt->config->tls.ca};
     struct nef_http_answer answer = {.status = 0};
     uint64_t before, after;
     json_t *root;

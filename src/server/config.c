@@ -104,7 +104,7 @@ static const struct nef_config_field peer_item = {.kind = NEF_CONFIG_MAP, .map =
 
 static const struct nef_config_field witness_of_zone_fields[] = {
     {.name = "address", FIELD(struct nef_zone_config, witness.address, URL), .max = 300,
-     .help = "the witness's admin listener, for its clock and health"},
+     .help = "the witness's admin listener, for its clock; its certificate is of tls.ca"},
 };
 static const struct nef_config_schema witness_of_zone = SCHEMA(witness_of_zone_fields);
 

@@ -219,6 +219,20 @@ static void stop(struct zone *z)
     nef_keys_close(z->keys);
 }
 
+/* Keys lie in memory that is never swapped. */
+static bool can_lock_memory(void)
+{
+    void *p;
+
+    errno = 0;
+    p = nef_secret_new(1);
+    if (p == NULL)
+        nef_trace(NEF_TRACE_ERROR, "memory_cant_be_locked", "s:why", strerror(errno), "s:help",
+                  "mlock is refused: see LimitMEMLOCK (ulimit -l), or the container's settings (CAP_IPC_LOCK)", NULL);
+    nef_secret_free(p, 1);
+    return p != NULL;
+}
+
 int nef_zone_main(const char *config_path)
 {
     static struct zone z; /* lives as long as the process */
@@ -246,6 +260,8 @@ int nef_zone_main(const char *config_path)
         nef_trace(NEF_TRACE_ERROR, "crypto_selftest_failed", NULL);
         return 1;
     }
+    if (!can_lock_memory())
+        return 1;
     err = start(&z);
     if (err != NEF_OK) {
         nef_trace(NEF_TRACE_ERROR, "zone_start_failed", "e:err", err, NULL);

@@ -2,6 +2,7 @@
 it, since a region takes some seconds to start (and costs a tenth of a processor while nobody asks it anything, so no file
 leaves one to the next); a fault test gets it healthy (2/2, zone a primary) or a new one."""
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -84,8 +85,13 @@ def bucket(region):
 
 def small_and_quick(region):
     """Small segments, so that a short test fills several; failback only when a test asks for it; a scrub that comes
-    around while a test waits."""
+    around while a test waits. The witness speaks TLS, as on a host of its own."""
+    region.configure("w", {"admin": {"tls": {"cert": region.path("pki", "witness.crt"),
+                                             "key": region.path("pki", "witness.key")}}})
     for zone in ("a", "b"):
+        with open(region.path("config", f"zone-{zone}.yaml")) as f:
+            address = re.search(r'^witness:\n(?: *#.*\n)* *address: "?http://([^"\n]*)', f.read(), re.M).group(1)
+        region.configure(zone, {"witness": {"address": "https://" + address}})
         region.configure(zone, {"segment": "8MiB", "timing": {"failback_after": "1h"},
                                 "scrub": {"rate": "1GiB", "interval": "1s"}})
 

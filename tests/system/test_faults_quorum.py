@@ -48,6 +48,7 @@ def test_dead_witness(faulty):
     with Load(faulty) as load:
         load.wait_successes(40)
         epoch = faulty.status("a")["epoch"]
+        wait_for(lambda: faulty.status("a")["witness"]["answers"] is True, 20)  # over TLS
         faulty.stop_zone("w", "--kill")
         time.sleep(2)
         load.wait_successes(60)

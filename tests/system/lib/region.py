@@ -115,9 +115,9 @@ class Region:
         return os.path.join(self.directory, *names)
 
     def configure(self, zone, changes):
-        """Merge CHANGES into a zone's YAML; counts from its next start."""
+        """Merge CHANGES into a zone's YAML, or the witness's ("w"); counts from its next start."""
         import yaml
-        path = self.path("config", f"zone-{zone}.yaml")
+        path = self.path("config", "witness.yaml" if zone == "w" else f"zone-{zone}.yaml")
         with open(path) as f:
             config = yaml.safe_load(f)
 
