@@ -3,7 +3,7 @@
 A host is a network namespace with one link to a bridge, and a mount namespace in which /etc, /var and /usr/local are
 its own. systemd doesn't run there: Host.start() does what the settings of a unit and its drop-ins say (user, limits,
 environment, ExecStart, Type=notify), so a unit that names a wrong path, user or limit fails. What of systemd's sandbox
-needs systemd itself (ProtectSystem, SystemCallFilter) is not applied.
+needs systemd itself (ProtectSystem, SystemCallFilter) is not applied: booted.py is for that, slower and for soak.
 
 The bridge is in the namespace of a fourth host, the operator's machine."""
 import glob
