@@ -29,7 +29,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if "soak" in item.keywords and os.environ.get("NEF_SOAK") != "1":
+        if item.get_closest_marker("soak") and os.environ.get("NEF_SOAK") != "1":
             item.add_marker(pytest.mark.skip(reason="NEF_SOAK=1 runs it (make soak)"))
 
 
