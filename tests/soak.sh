@@ -14,6 +14,10 @@ check() {
     local name=$1 limit=$2 started=$SECONDS status=0
     shift 2
     timeout -k 30 "$limit" "$@" >"$out/$name.txt" 2>&1 || status=$?
+    if [ $status -eq 0 ] && [[ " $* " == *" pytest "* ]] && ! grep -q '[0-9] passed' "$out/$name.txt"; then
+        echo "no test ran" >>"$out/$name.txt"
+        status=1
+    fi
     if [ $status -eq 0 ]; then
         passed=$((passed + 1))
         echo "ok      $name ($((SECONDS - started)) s)"
