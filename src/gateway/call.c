@@ -319,7 +319,6 @@ static int64_t on_read(void *context, uint8_t *out, size_t max)
 {
     struct call *c = context;
     int64_t result = 0;
-    bool resume = false;
 
     (void)pthread_mutex_lock(&c->lock);
     if (c->pending.failed) {
@@ -332,7 +331,8 @@ static int64_t on_read(void *context, uint8_t *out, size_t max)
         if (c->pending_at == c->pending.bytes) {
             nef_buf_reset(&c->pending);
             c->pending_at = 0;
-            resume = c->paused;
+            if (c->paused)
+                nef_ai_run_pause(c->run, false);
             c->paused = false;
         }
         result = (int64_t)bytes;
@@ -340,8 +340,6 @@ static int64_t on_read(void *context, uint8_t *out, size_t max)
         result = NEF_HTTP_STREAM_END;
     }
     (void)pthread_mutex_unlock(&c->lock);
-    if (resume)
-        nef_ai_run_pause(c->run, false);
     if (result == 0 && nef_http_gone(c->http))
         return -1;
     return result;

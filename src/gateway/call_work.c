@@ -66,7 +66,7 @@ static void write_event(struct nef_buf *out, const json_t *event)
 static void on_chunk(void *context, json_t *chunk)
 {
     struct call *c = context;
-    bool pause = false, wake = true;
+    bool wake = true;
 
     (void)pthread_mutex_lock(&c->lock);
     if (c->stream) {
@@ -76,8 +76,10 @@ static void on_chunk(void *context, json_t *chunk)
         if (!only_usage || c->include_usage)
             write_event(&c->pending, chunk);
         c->given = c->given || !only_usage;
-        if (c->pending.bytes - c->pending_at > NEF_AI_PENDING_MAX && !c->paused)
-            pause = c->paused = true;
+        if (c->pending.bytes - c->pending_at > NEF_AI_PENDING_MAX && !c->paused) {
+            c->paused = true;
+            nef_ai_run_pause(c->run, true); /* under the lock: the reader may want it resumed at once, and then last */
+        }
     } else {
         wake = false;
         if (c->route->ai == NEF_AI_EMBEDDING) {
@@ -88,8 +90,6 @@ static void on_chunk(void *context, json_t *chunk)
         }
     }
     (void)pthread_mutex_unlock(&c->lock);
-    if (pause)
-        nef_ai_run_pause(c->run, true);
     if (wake)
         nef_http_wake(c->http);
 }
