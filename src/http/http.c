@@ -19,7 +19,6 @@
  *
  * Only the listener's thread parks. A CLOSED request is never resumed. */
 #include "http/http.h"
-#include <fcntl.h>
 #include <microhttpd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -27,7 +26,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include "base/assert.h"
@@ -567,10 +565,9 @@ static void release(struct nef_http *http)
 
 static enum MHD_Result may_connect(void *context, const struct sockaddr *address, socklen_t bytes)
 {
-    struct nef_http *http = context;
+    const struct nef_http *http = context;
 
-    (void)address;
-    (void)bytes;
+    (void)address, (void)bytes;
     return atomic_load(&http->quiet) ? MHD_NO : MHD_YES;
 }
 
@@ -674,26 +671,19 @@ uint32_t nef_http_connections(const struct nef_http *http)
 }
 
 /* Not by MHD_quiesce_daemon: that and the library's threads both take the listening socket out of epoll, and whoever
- * comes second aborts the process ("Failed to remove listen FD from epoll set", 0.9.75 and later). Instead an eventfd,
- * which is never readable, takes the socket's descriptor; that closes the socket, so that clients are refused as by a
- * process that has ended. A thread at its limit of connections would take the socket out of epoll, too, and miss it:
- * with that many, new ones are taken and dropped, until the next call or the end. */
+ * comes second aborts the process ("Failed to remove listen FD from epoll set", 0.9.75 and later). A thread at its limit
+ * of connections takes it out, too: with that many, new ones are taken and dropped, until the next call or the end. */
 void nef_http_quiesce(struct nef_http *http)
 {
     const union MHD_DaemonInfo *info = MHD_get_daemon_info(http->daemon, MHD_DAEMON_INFO_LISTEN_FD);
-    int nothing;
+    const int fd = info == NULL ? -1 : info->listen_fd;
 
-    if (http->deaf || info == NULL)
+    if (http->deaf || fd < 0)
         return;
     if (!atomic_exchange(&http->quiet, true) && http->unix_path != NULL)
-        nef_http_remove_socket(http->unix_path, info->listen_fd); /* while it still answers: see there */
-    if (nef_http_connections(http) >= http->connections_few)
-        return;
-    nothing = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (nothing < 0)
-        return;
-    http->deaf = dup3(nothing, info->listen_fd, O_CLOEXEC) >= 0;
-    (void)close(nothing);
+        nef_http_remove_socket(http->unix_path, fd); /* while it still answers: see there */
+    if (nef_http_connections(http) < http->connections_few)
+        http->deaf = nef_http_close_socket(fd);
 }
 
 void nef_http_stop(struct nef_http *http)
@@ -702,8 +692,7 @@ void nef_http_stop(struct nef_http *http)
         return;
     nef_http_quiesce(http);
     atomic_store(&http->closing, true);
-    /* The library must not be stopped with suspended connections. Every one of them waits for
-     * something that is bounded in time, and wakes. */
+    /* The library must not be stopped with suspended connections; each waits for something bounded in time, and wakes. */
     while (atomic_load(&http->parked) > 0)
         (void)usleep(STOP_POLL_US);
     MHD_stop_daemon(http->daemon);

@@ -8,6 +8,9 @@
 NEF_MUST_CHECK nef_err nef_http_open_socket(const struct nef_http_options *options, int *out_fd, uint16_t *out_port);
 /* Take a Unix socket's file away, if it is the one that FD listens on. */
 void nef_http_remove_socket(const char *path, int fd);
+/* Closes the socket behind FD, so that clients are refused as by a process that has ended, and leaves something in its
+ * place that is never readable: FD stays the library's to watch and to close. False: nothing has changed. */
+bool nef_http_close_socket(int fd);
 /* *out_text is malloc'd; the caller wipes it. Errors: NEF_E_CONFIG, NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_http_read_pem(const char *path, char **out_text);
 /* Traces what failed; returns ERR. */

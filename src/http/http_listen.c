@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -117,6 +118,18 @@ static nef_err open_unix(const struct nef_http_options *options, int *out_fd, ui
 nef_err nef_http_open_socket(const struct nef_http_options *options, int *out_fd, uint16_t *out_port)
 {
     return options->unix_path != NULL ? open_unix(options, out_fd, out_port) : open_tcp(options, out_fd, out_port);
+}
+
+bool nef_http_close_socket(int fd)
+{
+    int nothing = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    bool closed;
+
+    if (nothing < 0)
+        return false;
+    closed = dup3(nothing, fd, O_CLOEXEC) >= 0;
+    (void)close(nothing);
+    return closed;
 }
 
 void nef_http_remove_socket(const char *path, int fd)
