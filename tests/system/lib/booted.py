@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import tempfile
 
-from lib.hosts import NAMES, SEARCH, run
-from lib.region import NEF, ROOT, wait_for
+from lib.hosts import NAMES, SEARCH, install_program, run
+from lib.region import NEF, wait_for
 
 ADDRESSES = {"zone-a": "10.78.0.1", "zone-b": "10.78.0.2", "witness": "10.78.0.3"}
 ENV = {"PATH": SEARCH, "HOME": "/root", "LANG": "C.UTF-8"}
@@ -113,8 +113,7 @@ class Machines:
         """docs/operations.md, "Three hosts, step by step"."""
         for name, m in self.all.items():
             m.sh("systemctl disable --now etcd")
-            run("make", "-s", "-C", ROOT, "-o", "build", "install", "BUILD=" + os.path.dirname(os.path.abspath(NEF)),
-                "DESTDIR=" + m.root, "PACKAGES=skip")
+            install_program(m.root)
             m.sh("systemd-sysusers")
             run("cp", "-a", "--no-preserve=ownership", os.path.join(self.tree, name) + "/.", m.root)
             m.sh("chown -R nef: /etc/nef; chown -R etcd: /etc/nef-etcd")

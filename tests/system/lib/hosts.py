@@ -44,6 +44,12 @@ def run(*command, **kw):
     return r.stdout
 
 
+def install_program(root):
+    """`make install` into ROOT; -o: the program that is tested, as it is."""
+    run("make", "-s", "-C", ROOT, "-o", "build", "install", "BUILD=" + os.path.dirname(os.path.abspath(NEF)),
+        "DESTDIR=" + root, "PACKAGES=skip")
+
+
 def size(text):
     """A size of systemd's, in bytes."""
     units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -251,9 +257,7 @@ class Hosts(Region):
         for name in NAMES:
             host = self[name]
             host.connect(operator)
-            # -o: the program that is tested, as it is
-            run("make", "-s", "-C", ROOT, "-o", "build", "install", "BUILD=" + os.path.dirname(os.path.abspath(NEF)),
-                "DESTDIR=" + host.root, "PACKAGES=skip")
+            install_program(host.root)
             # rsync -a --chown=root:root
             run("cp", "-a", "--no-preserve=ownership", os.path.join(self.tree, name) + "/.", host.root)
             host.sh(f"systemd-sysusers {host.root}/usr/lib/sysusers.d/nef.conf; install -d -o etcd /var/lib/etcd")
