@@ -79,7 +79,7 @@ def prompts(settings, count, tokens, shared=0):
 class Server(infer.Server):
     def __init__(self, settings, kind, directory, extra):
         super().__init__(settings, kind, directory, extra=extra)
-        self.connect().close()
+        self.wait_until_loaded()
 
 
 class Running:
