@@ -6,6 +6,7 @@ batches as its server makes them (2,048 rows, 512 at a time), without HTTP and w
 beginning is computed once and copied there, which its server doesn't do by itself. All of it is in its favour.
 
 Figures are of one run each, in turns; the models are those of infer.py."""
+import contextlib
 import json
 import os
 import random
@@ -138,8 +139,9 @@ def newcomer(settings, long_prompt, wait_for_answers):
             read_all([short])
             waits.append(short.first - short.begin)
         for s in others:                       # the rest isn't wanted
-            s.socket.shutdown(socket.SHUT_RDWR)
             s.whole = True
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                s.socket.shutdown(socket.SHUT_RDWR)
         reader.join()
         return max(waits)
 

@@ -55,6 +55,8 @@ check system 14400 /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/syste
 # The tests of Debian 12's boto3 once more, with the one that sends trailers.
 check boto3-trailers 600 env PYTHONPATH="$PWD/build-boto3/usr/lib/python3/dist-packages" \
     /usr/bin/python3 -m pytest -q -p no:cacheprovider tests/system/test_boto3.py
+# Every benchmark for a moment: a script that is run by hand breaks unseen.
+check benchmarks 1200 bench/run.sh --quick
 check cppcheck 1800 cppcheck --quiet --error-exitcode=1 --std=c11 --language=c -Isrc -i src/index/encrypted_env.cc \
     --enable=warning,portability --inline-suppr --suppress=missingIncludeSystem --suppress=unknownMacro \
     --suppressions-list=tests/cppcheck.supp src
