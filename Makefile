@@ -117,7 +117,7 @@ build-fuzz: build-fuzz/build.ninja
 	@ninja -C build-fuzz
 
 soak: test-tools
-	$(packages) soak
+	$(packages) soak bench
 	@$(MAKE) --no-print-directory build-all build-asan build-clang build-tsan
 	@SOAK_SEEDS=$(SOAK_SEEDS) tests/soak.sh
 
