@@ -16,8 +16,9 @@ def wipe(region, zone):
         shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
 
-# (name, begin, end); at most one of these that takes a zone away, so that the region can go on
-def zone_faults(rng):
+# (name, begin, end); at most one of these that takes a zone away, so that the region can go on. all_is_well: both zones
+# have everything; else the disk that would be wiped may be the only one that does, and losing that is a loss
+def zone_faults(rng, all_is_well=True):
     zone = rng.choice("ab")
     start = (lambda r: r.start_zone(zone))
     return rng.choice([
@@ -25,7 +26,6 @@ def zone_faults(rng):
         (f"pause {zone}", lambda r: r.stop_zone(zone, "--pause"), start),
         (f"stop {zone}", lambda r: r.stop_zone(zone), start),
         (f"kill process {zone}", lambda r: r.kill(f"zone-{zone}"), lambda r: r.up()),
-        (f"wipe {zone}", lambda r: wipe(r, zone), start),
         (f"sync fails {zone}", lambda r: (r.fault(f"zone-{zone}", "sync", "eio"), time.sleep(1.5),
                                           r.fault(f"zone-{zone}", "sync", None)), lambda r: r.up()),
         (f"slow disk {zone}", lambda r: r.fault(f"zone-{zone}", "sync", 2000000),
@@ -34,7 +34,7 @@ def zone_faults(rng):
         ("cut one way", lambda r: r.net.cut(r, "ab" if zone == "a" else "ba"), lambda r: r.net.heal()),
         ("lossy", lambda r: r.net.lossy(r, rng.choice([5, 20, 50]), "ab", "ba"), lambda r: r.net.heal()),
         (f"isolate {zone}", lambda r: r.net.isolate(r, zone), lambda r: r.net.heal()),
-    ])
+    ] + ([(f"wipe {zone}", lambda r: wipe(r, zone), start)] if all_is_well else []))
 
 
 def other_faults(rng):
@@ -73,7 +73,7 @@ def test_random_faults(faulty, capsys):
                 end(faulty)
             if rng.random() < 0.3:  # the next fault comes before all is well
                 time.sleep(rng.uniform(0, 1))
-                name, start, end = zone_faults(rng)
+                name, start, end = zone_faults(rng, all_is_well=False)
                 with capsys.disabled():
                     print(f" then {name}", end="", flush=True)
                 start(faulty)
