@@ -95,11 +95,14 @@ static void print_serving(const json_t *root)
 {
     const char *own = nef_json_text(root, "zone", "?");
     const json_t *item;
+    bool anybody = false;
     size_t n;
 
     if (!json_is_false(json_object_get(root, "ready")))
         return;
     printf("ZONE %s DOESN'T SERVE", own);
+    json_array_foreach(json_object_get(root, "zones"), n, item)
+        anybody = anybody || json_is_true(json_object_get(item, "in_sync"));
     json_array_foreach(json_object_get(root, "zones"), n, item) {
         const char *name = nef_json_text(item, "name", "?"), *state = nef_json_text(item, "state", "?");
         bool in_sync = json_is_true(json_object_get(item, "in_sync"));
@@ -110,6 +113,9 @@ static void print_serving(const json_t *root)
         }
         if (strcmp(name, own) == 0 && !in_sync) {
             printf(": it isn't in sync");
+            if (!anybody)
+                printf(", and neither is another zone: the disk that the region's record counts on isn't there.\n"
+                       "Put it back. If it is lost for good: docs/operations.md, \"The only whole disk is lost\"");
             break;
         }
         if (in_sync && strcmp(state, "unreachable") == 0) {

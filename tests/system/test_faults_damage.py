@@ -74,6 +74,39 @@ def test_damage_in_the_only_copy(faulty, part):
     load.verify()
 
 
+def test_the_only_whole_disk_is_lost(faulty_new):
+    """Zone b goes on alone, dies, and comes back with an empty disk: what it had acknowledged alone is gone. Neither zone
+    serves, and an operator sees why. Once a person has accepted the loss, what zone a has is served, and b joins."""
+    faulty = faulty_new
+    with Load(faulty) as load:
+        load.wait_successes(60)
+    faulty.wait_durability("2/2", 30)
+    s3 = S3.of(faulty)
+    assert s3.request("PUT", "/load/both", body=b"both")[0] == 200
+    faulty.stop_zone("a")
+    wait_for(lambda: s3.request("PUT", "/load/only-b", body=b"only b")[0] == 200, 20)
+    faulty.stop_zone("b", "--kill")
+    for name in glob.glob(faulty.path("zone-b", "*")):
+        shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
+    faulty.start_zone("a")
+    faulty.start_zone("b")
+    place = ("--endpoint", faulty.zone("b")["admin"], "--token-file", faulty.path("secrets", "admin.token"))
+    wait_for(lambda: "ZONE b DOESN'T SERVE: it isn't in sync, and neither is another zone" in
+             faulty.nef("status", *place, check=False).stdout, 20)
+    time.sleep(2)
+    for name in ("both", "only-b"):
+        assert s3.request("GET", "/load/" + name)[0] == 503
+    faulty.nef("zone-recover", "--accept-loss", "--dir", faulty.directory, "a")
+    faulty.wait_durability("2/2", 60)
+    for primary in "ab":
+        assert wait_for(lambda: s3.request("GET", "/load/both")[2] == b"both", 20)
+        assert s3.request("GET", "/load/only-b")[0] == 404
+        faulty.handover("b" if primary == "a" else "a")
+    with Load(faulty) as after:
+        after.wait_successes(60)
+    after.verify()
+
+
 @pytest.mark.soak
 def test_accepted_loss_and_the_other_dropped_its_beginning(faulty_new):
     """Zone a goes on alone, drops its first segments and dies; what zone b has is accepted as all there is. Zone a's

@@ -42,7 +42,8 @@ def other_faults(rng):
     zone = rng.choice("ab")
     return rng.choice([
         None, None,
-        (f"kill {name}", lambda r: r.kill(name), lambda r: None),
+        # that a zone's member may be gone with the zone
+        (f"kill {name}", lambda r: r.kill(name) if name in r.pids() else None, lambda r: None),
         (f"clock {zone}", lambda r: r.fault(f"zone-{zone}", "clock", rng.choice([3600, -3600, 30])),
          lambda r: r.fault(f"zone-{zone}", "clock", None)),
     ])
