@@ -113,7 +113,7 @@ static void print_serving(const json_t *root)
         }
         if (strcmp(name, own) == 0 && !in_sync) {
             printf(": it isn't in sync");
-            if (!anybody)
+            if (!anybody && strcmp(state, "out") == 0) /* it knows the record */
                 printf(", and neither is another zone: the disk that the region's record counts on isn't there.\n"
                        "Put it back. If it is lost for good: docs/operations.md, \"The only whole disk is lost\"");
             break;
