@@ -43,6 +43,7 @@ enum stage { STAGE_FRESH, STAGE_BEGIN, STAGE_BODY, STAGE_DRAIN, STAGE_QUEUED };
 
 struct nef_http {
     struct MHD_Daemon *daemon;
+    struct nef_http_left *left;
     struct nef_http_handler handler;
     uint16_t port;
     char *cert, *key, *client_ca;
@@ -560,7 +561,22 @@ static void release(struct nef_http *http)
     free(http->cert);
     free(http->client_ca);
     free(http->unix_path);
+    nef_http_left_stop(http->left);
     free(http);
+}
+
+static void on_connection(void *context, struct MHD_Connection *connection, void **socket_context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct nef_http *http = context;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+    (void)socket_context;
+    NEF_ASSERT(info != NULL);
+    if (code == MHD_CONNECTION_NOTIFY_STARTED)
+        nef_http_left_watch(http->left, info->connect_fd);
+    else
+        nef_http_left_forget(http->left, info->connect_fd);
 }
 
 static enum MHD_Result may_connect(void *context, const struct sockaddr *address, socklen_t bytes)
@@ -622,6 +638,11 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
     err = nef_http_open_socket(options, &fd, &http->port);
     if (err != NEF_OK)
         goto out;
+    err = nef_http_left_start(&http->left);
+    if (err != NEF_OK) {
+        err = nef_http_start_failed("start", options, "no thread or no descriptor left", err);
+        goto out;
+    }
     http->daemon =
         MHD_start_daemon(flags, 0, may_connect, http, on_request, http, /* */
                          MHD_OPTION_LISTEN_SOCKET, fd,           /* */
@@ -633,6 +654,7 @@ nef_err nef_http_start(const struct nef_http_options *options, struct nef_http *
                          MHD_OPTION_URI_LOG_CALLBACK, on_target, http,                     /* */
                          MHD_OPTION_UNESCAPE_CALLBACK, keep_escaped, NULL,                 /* */
                          MHD_OPTION_NOTIFY_COMPLETED, on_completed, NULL,                  /* */
+                         MHD_OPTION_NOTIFY_CONNECTION, on_connection, http,                /* */
                          MHD_OPTION_STRICT_FOR_CLIENT, 1,                                  /* */
                          MHD_OPTION_ARRAY, extra,                                          /* */
                          MHD_OPTION_END);

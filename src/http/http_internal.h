@@ -1,4 +1,4 @@
-/* What http.c and http_listen.c share; for nobody else. */
+/* What the files of this directory share; for nobody else. */
 #ifndef NEF_HTTP_HTTP_INTERNAL_H
 #define NEF_HTTP_HTTP_INTERNAL_H
 
@@ -11,6 +11,14 @@ void nef_http_remove_socket(const char *path, int fd);
 /* Closes the socket behind FD, so that clients are refused as by a process that has ended, and leaves something in its
  * place that is never readable: FD stays the library's to watch and to close. False: nothing has changed. */
 bool nef_http_close_socket(int fd);
+/* Ends of clients that the library misses; see http_left.c. Watch and forget are called from any thread; a socket that
+ * is watched is forgotten before it is closed. */
+struct nef_http_left;
+NEF_MUST_CHECK nef_err nef_http_left_start(struct nef_http_left **out_left); /* NEF_E_NOMEM, NEF_E_SYSTEM */
+void nef_http_left_watch(struct nef_http_left *l, int fd);
+void nef_http_left_forget(struct nef_http_left *l, int fd);
+void nef_http_left_stop(struct nef_http_left *l); /* NULL is fine */
+
 /* *out_text is malloc'd; the caller wipes it. Errors: NEF_E_CONFIG, NEF_E_NOMEM. */
 NEF_MUST_CHECK nef_err nef_http_read_pem(const char *path, char **out_text);
 /* Traces what failed; returns ERR. */

@@ -691,6 +691,32 @@ class Crowds(Base):
         self.assertLessEqual(len(os.listdir(f"/proc/{self.s.process.pid}/fd")), fds + 1)
         self.assertEqual(self.s.complete(say("still here"))["choices"][0]["text"], "still here")
 
+    def test_an_end_that_comes_with_the_last_bytes(self):
+        """The library doesn't see it (http_left.c)."""
+        def open_fds():
+            return len(os.listdir(f"/proc/{self.s.process.pid}/fd"))
+        self.s.complete(say("warm"))
+        time.sleep(0.2)
+        fds = open_fds()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+        get = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        clients = [socket.create_connection(("127.0.0.1", self.s.port), timeout=20) for _ in range(5)]
+        time.sleep(0.2)       # each was read once, in vain
+        self.assertEqual(open_fds(), fds + 5)
+        self.s.process.send_signal(signal.SIGSTOP)
+        for client, sent in zip(clients, (head[:9], head, head + b"{", get, get)):
+            client.sendall(sent)
+        clients[4].shutdown(socket.SHUT_WR)
+        for client in clients[:4]:
+            client.close()
+        self.s.process.send_signal(signal.SIGCONT)
+        end = time.monotonic() + 20
+        while open_fds() > fds and time.monotonic() < end:
+            time.sleep(0.05)
+        self.assertLessEqual(open_fds(), fds)
+        self.assertTrue(clients[4].recv(100).startswith(b"HTTP/1.1 200 OK\r\n"))     # it had closed only its own side
+        clients[4].close()
+
 
 class Salts(Base):
     options = (4, 64, "--trust-salt")
