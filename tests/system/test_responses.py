@@ -1,8 +1,11 @@
 """/v1/responses, with the openai package unmodified: everything it keeps is in the region's log, so any zone goes on with it."""
+import contextlib
 import http.client
 import json
 import os
+import signal
 import subprocess
+import threading
 import time
 
 import pytest
@@ -56,11 +59,14 @@ def wait_models(region, name="script", seconds=60):
     wait_for(there, seconds)
 
 
-def node(script, region, timeout=240, **env):
+def node(script, region, timeout=240, may_be_too_late=False, **env):
+    """What it printed; None if it came too late, and may."""
     assert os.path.exists(NODE), "run: make tests/system/js/node_modules/.package-lock.json (npm ci)"
     env = dict(os.environ, NO_PROXY="127.0.0.1", NODE_NO_WARNINGS="1", KEY=key(region), NEF=NEF, DIR=region.directory,
                FRONT=region.json["ai_endpoint"], **env)
     r = subprocess.run([NODE, script], cwd=JS, env=env, capture_output=True, text=True, timeout=timeout)
+    if may_be_too_late and r.returncode == 3:
+        return None
     assert r.returncode == 0 and r.stdout.endswith("all passed\n"), r.stdout + r.stderr[-3000:]
     return r.stdout
 
@@ -250,6 +256,27 @@ def test_structured_output_of_the_built_in_engine(built_in):
     node("responses_structured.mjs", built_in, A=ai(built_in, "a"), B=ai(built_in, "b"), MODEL="nano")
 
 
+@contextlib.contextmanager
+def slow(pid):
+    """The process runs for a millisecond in 300 (some more on a busy machine), until it is gone."""
+    over = threading.Event()
+
+    def run():
+        with contextlib.suppress(ProcessLookupError):
+            while not over.is_set():
+                os.kill(pid, signal.SIGSTOP)
+                over.wait(0.3)
+                os.kill(pid, signal.SIGCONT)
+                over.wait(0.001)
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_the_built_in_engine_goes_on_with_the_same_bits(built_in):
     """The whole of what is said is what would have been said: compared with an answer that nothing happened to."""
     ask = {"model": "nano", "input": "Tell me of the sea.", "max_output_tokens": 3000, "temperature": 1.5}
@@ -269,17 +296,24 @@ def test_the_built_in_engine_goes_on_with_the_same_bits(built_in):
             long.append((dict(ask, seed=seed), answer))
         if len(long) == 12:
             break
-    assert len(long) >= 4, len(long)
-    # All of them at once and the longest under the client's eyes, so that it isn't over before the zone is gone.
+    assert len(long) >= 8, len(long)
+    # All of them at once and the longest under the client's eyes, by an engine that is slow: so that it isn't over before
+    # the zone is gone. On a busy machine it may be: then the next one.
     long.sort(key=lambda one: one[1]["usage"]["output_tokens"], reverse=True)
-    made = [said(dict(body, background=True), "a") for body, _ in long[1:]]
-    body, whole = long[0]
-    out = node("responses_kill.mjs", built_in, ZONE=ai(built_in, "a"), VICTIM="a", MODEL="nano", AFTER="8", WANT=text(whole),
-               PID=str(built_in.pids()["zone-a"]), INPUT=ask["input"],
-               EXTRA=json.dumps({k: body[k] for k in ("seed", "max_output_tokens", "temperature")}))
+    made = [said(dict(body, background=True), "a") for body, _ in long[4:]]
+    for body, whole in long[:4]:
+        engine = next(b for b in json.loads(built_in.admin("a", "/ai/status"))["backends"] if b["name"] == "engine:nano")
+        with slow(engine["pid"]):
+            out = node("responses_kill.mjs", built_in, may_be_too_late=True, ZONE=ai(built_in, "a"), VICTIM="a",
+                       MODEL="nano", AFTER="8", WANT=text(whole), PID=str(built_in.pids()["zone-a"]), INPUT=ask["input"],
+                       EXTRA=json.dumps({k: body[k] for k in ("seed", "max_output_tokens", "temperature")}))
+        if out is not None:
+            break
+        built_in.start_zone("a")
+        wait_models(built_in, "nano")
     usage = json.loads(out.splitlines()[0])["usage"]
     assert (usage["input_tokens"], usage["output_tokens"]) == (whole["usage"]["input_tokens"], whole["usage"]["output_tokens"])
-    for answer, (_, want) in zip(made, long[1:]):
+    for answer, (_, want) in zip(made, long[4:]):
         done = wait_for(lambda: (lambda r: r if r["status"] not in ("queued", "in_progress") else None)(
             call(built_in, "b", "GET", "/v1/responses/" + answer["id"])[1]), 60)
         assert text(done) == text(want)
