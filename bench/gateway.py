@@ -6,9 +6,12 @@ engine. With a model of Qwen3-0.6B's shape, and with a tiny one, whose engine ha
 gateway that is measured. Open streams: the fake engine (tests/lib/fake_engine.py) says a word
 a second to thousands of clients; the zone's memory is its process's resident set, with storage and all, and the
 engine's isn't in it. Pauses: engines of both zones are killed (kill -9; every fifth is stopped) while six streams
-run; the longest silence that a client saw, at each loss."""
+run; the longest silence that a client saw, at each loss. Storage beside inference: PUTs of one client through the
+front while four streams keep the engine of each zone at full; both zones, their engines and the clients share this
+machine's cores. An engine gives way to the zone (nice 10); the same with that taken away says what it is worth."""
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -89,6 +92,48 @@ def overhead(region, what, rounds, turns, tokens):
             f"{100 * (ra - rb) / ra:+.1f} % (at most 3 %) |"]
 
 
+def puts(s3, seconds):
+    """(PUTs a second, [latencies in ms, in order])"""
+    took, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        s3.put_object(Bucket="beside", Key=f"{len(took) % 500}", Body=bytes(4096))
+        took.append(1000 * (time.perf_counter() - start))
+    return len(took) / seconds, sorted(took)
+
+
+def keep_busy(address, key, seed):
+    import http.client
+    while True:
+        ask(http.client.HTTPConnection(address, timeout=120), key, body(400, seed))
+
+
+def beside(region, what, quick):
+    s3, seconds, lines = region.boto(), 1 if quick else 10, []
+    s3.create_bucket(Bucket="beside")
+
+    def row(state):
+        rate, took = puts(s3, seconds)
+        lines.append(f"| PUTs of 4 KB by one client, {state} | {rate:.0f}/s, median {statistics.median(took):.1f} ms, "
+                     f"99 % {took[int(0.99 * (len(took) - 1))]:.1f} ms | |")
+    row("engines idle")
+    clients = [multiprocessing.Process(target=keep_busy, daemon=True,
+                                       args=(region.address("ab"[i % 2]), region.json["ai_key"], i)) for i in range(8)]
+    try:
+        for c in clients:
+            c.start()
+        wait_for(lambda: all(region.backends(z)["engine:nano"]["in_flight"] == 4 for z in ("a", "b")), 30)
+        row(f"engines at full, {what}")
+        for z in ("a", "b"):
+            for thread in os.listdir(f"/proc/{region.engine_pid(z)}/task"):
+                os.setpriority(os.PRIO_PROCESS, int(thread), 0)
+        row("the same, engines of the zone's own priority")
+        return lines
+    finally:
+        for c in clients:
+            c.kill()
+
+
 def real_shape(quick):
     """The overhead over a model whose tokens cost what a real one's do; the threads are the machine's."""
     settings = infer.Settings(quick, None)
@@ -97,7 +142,9 @@ def real_shape(quick):
                       fakes=False)
     try:
         region.up()
-        return overhead(region, settings.preset + " Q8_0", 5 if quick else 20, 1 if quick else 3, 8 if quick else 64)
+        what = settings.preset + " Q8_0"
+        lines = overhead(region, what, 5 if quick else 20, 1 if quick else 3, 8 if quick else 64)
+        return lines + beside(region, what, quick)
     finally:
         region.down()
 

@@ -29,6 +29,7 @@
 #define ARGUMENTS_MAX    24u
 #define MODEL_FD         3      /* in the child */
 #define ENVIRONMENT_MAX  64u
+#define NICE             10     /* a tenth of what the zone's threads get, when both want the same core */
 
 struct nef_engine_child {
     pthread_t thread;
@@ -124,12 +125,17 @@ static int exec_engine(const struct nef_engine_child *c, const struct arguments 
 {
     const struct rlimit none = {1, 1}; /* see no_core of server/zone.c */
     sigset_t empty;
-    int null;
+    int null, last;
 
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
         return 126;
     (void)setpgid(0, 0); /* Ctrl-C in a terminal is the zone's to handle */
     (void)setrlimit(RLIMIT_CORE, &none); /* its memory holds prompts */
+    /* It computes on every core for as long as it is asked, and its loss costs a pause: storage comes first. */
+    (void)!nice(NICE);
+    last = open("/proc/self/oom_score_adj", O_WRONLY);
+    if (last >= 0)
+        (void)!write(last, "1000", 4);
     for (int number = 1; number < NSIG; number++) {
         const struct sigaction action = {.sa_handler = SIG_DFL};
 

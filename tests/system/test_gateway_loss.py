@@ -16,6 +16,7 @@ import yaml
 
 from lib.chosen import chosen
 from lib.gateway import AiRegion
+from lib.memory import Group
 from lib.region import send_signal, wait_for
 
 KILLS = 200 if os.environ.get("NEF_SOAK") == "1" else 20
@@ -169,6 +170,36 @@ def test_the_only_engine_left(r, alone):
     s = r.stream(path, body, zone="b", key=key, on_event=strike)
     assert hit.is_set() and s.all() == alone[1].all()
     assert r.backends("a")["engine:nano"]["restarts"] >= 1
+
+
+def test_out_of_memory(r, alone):
+    """The kernel takes the engine, not the zone, and its answers go on elsewhere."""
+    wait_for(r.ai_ready, 30)
+    zone, engine = r.pids()["zone-a"], r.engine_pid("a")
+    key = r.add_user("starved", "--ai")
+    group = Group()
+    try:
+        for pid in (engine, zone):
+            group.add(pid)
+        group.ready()
+
+        def strike(count):
+            if count == 100:
+                group.take_all()
+        path, body = request(1)
+        s = r.stream(path, body, zone="a", key=key, on_event=strike)
+        assert s.error is None and s.all() == alone[1].all()
+        wait_for(lambda: r.engine_pid("a") not in (None, 0, engine), 30)
+        assert group.killed() >= 2  # the engine, and then the one who wanted so much
+        assert r.pids()["zone-a"] == zone and os.path.exists(f"/proc/{zone}")
+    finally:
+        group.close()
+    wait_for(r.ai_ready, 30)
+
+
+def test_storage_comes_first(r):
+    zone, engine = r.pids()["zone-a"], wait_for(lambda: r.engine_pid("a"), 30)
+    assert os.getpriority(os.PRIO_PROCESS, engine) == os.getpriority(os.PRIO_PROCESS, zone) + 10
 
 
 def test_a_hung_engine_is_replaced(r):
