@@ -131,7 +131,8 @@ static int exec_engine(const struct nef_engine_child *c, const struct arguments 
         return 126;
     (void)setpgid(0, 0); /* Ctrl-C in a terminal is the zone's to handle */
     (void)setrlimit(RLIMIT_CORE, &none); /* its memory holds prompts */
-    /* It computes on every core for as long as it is asked, and its loss costs a pause: storage comes first. */
+    /* It computes on every core for as long as it is asked, and its loss costs a pause: storage comes first. Asking for
+     * less is always allowed. Only after vfork is oom_score_adj the child's alone, on memory that is also the zone's. */
     (void)!nice(NICE);
     last = open("/proc/self/oom_score_adj", O_WRONLY);
     if (last >= 0)

@@ -2,7 +2,39 @@
 #ifndef NEF_HTTP_HTTP_INTERNAL_H
 #define NEF_HTTP_HTTP_INTERNAL_H
 
+#include <stdatomic.h>
+#include "base/limits.h"
 #include "http/http.h"
+
+struct MHD_Connection;
+struct MHD_Response;
+
+enum nef_http_stage { STAGE_FRESH, STAGE_BEGIN, STAGE_BODY, STAGE_DRAIN, STAGE_QUEUED };
+
+struct nef_http_request {
+    struct nef_http *http;
+    struct MHD_Connection *connection;
+    atomic_uint refs;
+    atomic_int park;
+    enum nef_http_stage stage;
+    void *call;
+    const char *method;
+    struct nef_http_field headers[NEF_HTTP_HEADER_COUNT_MAX];
+    size_t header_count;
+    size_t header_bytes;
+    bool too_large;
+    struct MHD_Response *response;
+    unsigned status;
+    bool failed; /* no memory for the answer */
+    uint64_t drained;
+    struct nef_http_stream stream;
+    bool endless; /* the stream's length is not known */
+    char target[];
+};
+
+/* Suspends, or has the call made again at once if a wake came meanwhile; only the listener's thread. False: the listener
+ * is closing. */
+bool nef_http_park(struct nef_http_request *r);
 
 /* A listening socket where OPTIONS say. out_port: 0 for a Unix socket. Errors: as nef_http_start. */
 NEF_MUST_CHECK nef_err nef_http_open_socket(const struct nef_http_options *options, int *out_fd, uint16_t *out_port);
@@ -11,6 +43,7 @@ void nef_http_remove_socket(const char *path, int fd);
 /* Closes the socket behind FD, so that clients are refused as by a process that has ended, and leaves something in its
  * place that is never readable: FD stays the library's to watch and to close. False: nothing has changed. */
 bool nef_http_close_socket(int fd);
+
 /* Ends of clients that the library misses; see http_left.c. Watch and forget are called from any thread; a socket that
  * is watched is forgotten before it is closed. */
 struct nef_http_left;
