@@ -176,7 +176,7 @@ def test_out_of_memory(r, alone):
     """The kernel takes the engine, not the zone, and its answers go on elsewhere."""
     wait_for(r.ai_ready, 30)
     zone, engine = r.pids()["zone-a"], r.engine_pid("a")
-    key = r.add_user("starved", "--ai")
+    continued = r.metric("a", "nef_ai_continuations_total")
     group = Group()
     try:
         for pid in (engine, zone):
@@ -185,10 +185,12 @@ def test_out_of_memory(r, alone):
 
         def strike(count):
             if count == 100:
+                send_signal(engine, signal.SIGSTOP)  # so that the answer isn't over before
                 group.take_all()
         path, body = request(1)
-        s = r.stream(path, body, zone="a", key=key, on_event=strike)
+        s = r.stream(path, body, zone="a", on_event=strike)
         assert s.error is None and s.all() == alone[1].all()
+        assert r.metric("a", "nef_ai_continuations_total") > continued
         wait_for(lambda: r.engine_pid("a") not in (None, 0, engine), 30)
         assert group.killed() >= 2  # the engine, and then the one who wanted so much
         assert r.pids()["zone-a"] == zone and os.path.exists(f"/proc/{zone}")
@@ -200,6 +202,11 @@ def test_out_of_memory(r, alone):
 def test_storage_comes_first(r):
     zone, engine = r.pids()["zone-a"], wait_for(lambda: r.engine_pid("a"), 30)
     assert os.getpriority(os.PRIO_PROCESS, engine) == os.getpriority(os.PRIO_PROCESS, zone) + 10
+    scores = {}
+    for pid in (zone, engine):
+        with open(f"/proc/{pid}/oom_score_adj") as f:
+            scores[pid] = int(f.read())
+    assert scores[engine] == 1000 and scores[zone] < 1000, scores
 
 
 def test_a_hung_engine_is_replaced(r):

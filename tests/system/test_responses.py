@@ -311,6 +311,7 @@ def test_the_built_in_engine_goes_on_with_the_same_bits(built_in):
             break
         built_in.start_zone("a")
         wait_models(built_in, "nano")
+    assert out is not None, "four answers were over before the zone was killed"
     usage = json.loads(out.splitlines()[0])["usage"]
     assert (usage["input_tokens"], usage["output_tokens"]) == (whole["usage"]["input_tokens"], whole["usage"]["output_tokens"])
     for answer, (_, want) in zip(made, long[4:]):

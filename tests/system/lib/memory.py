@@ -41,6 +41,9 @@ class Group:
             os.rmdir(self.path)
             pytest.skip("groups of processes have no memory controller here")
         self._write(limit, MEGABYTES << 20)
+        swap, most = ("memory.memsw.limit_in_bytes", MEGABYTES << 20) if old else ("memory.swap.max", 0)
+        if os.path.exists(f"{self.path}/{swap}"):
+            self._write(swap, most)
         self.hog = None
 
     def _write(self, name, value):
